@@ -8,6 +8,8 @@
     │   ├── InvalidBarsError          rows that are not bars; names the rows
     │   ├── MissingColumnError        an indicator or fill lacks its column
     │   ├── UnknownSourceError        no such market data source
+    │   ├── UnknownSymbolError        a source does not have this symbol
+    │   ├── UnknownSessionError       a date on which the exchange did not trade
     │   ├── SchemaDriftError          a vendor changed its answer
     │   └── SourceUnavailableError    a vendor could not be reached, retries included
     ├── SignalError
@@ -16,7 +18,8 @@
     ├── EventError
     │   ├── EventDecodeError          bytes that are not an event of ours
     │   ├── EventTooLargeError        larger than a topic accepts
-    │   └── VersionConflictError      the stream moved on since it was read
+    │   ├── LeaseLostError            another worker has the work now
+│   └── VersionConflictError      the stream moved on since it was read
     ├── TransportError                the broker refused or could not be reached
     ├── LogUnavailableError           the event log's database could not be reached
     ├── ContractError                 a pipeline contract is wrong; names file and key
@@ -25,7 +28,10 @@
     ├── ApprovalError                 an approval that does not fit its proposal
     ├── GraphError                    a graph that cannot be built or resumed
     ├── LanguageModelError            no usable answer from a language model
+    │   ├── LanguageModelTimeoutError         it did not finish in time
+    │   └── LanguageModelUnavailableError     none is configured, found or answering
     ├── OrchestrationError            an engine refused or could not be reached
+    │   └── EngineUnavailableError    it cannot take the request now; the same request may work later
     ├── UnknownRunError               no such run
     └── StackError
         ├── PrerequisiteError         something must be installed first
@@ -77,6 +83,14 @@ class UnknownSourceError(DataError):
     """No market data source of that name."""
 
 
+class UnknownSymbolError(DataError):
+    """A market data source does not have this symbol."""
+
+
+class UnknownSessionError(DataError):
+    """A date on which the exchange's calendar has no session, so no bar can exist."""
+
+
 class SchemaDriftError(DataError):
     """A vendor's answer no longer has the shape that is known."""
 
@@ -111,6 +125,10 @@ class EventTooLargeError(EventError):
 
 class VersionConflictError(EventError):
     """The stream has moved on since it was read; read it again and decide again."""
+
+
+class LeaseLostError(EventError):
+    """The lease ran out and another worker has the work; stop working on it."""
 
 
 class TransportError(QuantflowError):
@@ -176,8 +194,20 @@ class LanguageModelError(QuantflowError):
     """A language model gave no usable answer."""
 
 
+class LanguageModelTimeoutError(LanguageModelError):
+    """A language model did not finish its answer in time."""
+
+
+class LanguageModelUnavailableError(LanguageModelError):
+    """No language model is configured, found or answering."""
+
+
 class OrchestrationError(QuantflowError):
     """An engine refused, or could not be reached."""
+
+
+class EngineUnavailableError(OrchestrationError):
+    """An engine cannot take the request now; the same request may be taken later."""
 
 
 class UnknownRunError(QuantflowError):
