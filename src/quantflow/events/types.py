@@ -60,6 +60,8 @@ def _to_utc(value: datetime) -> datetime:
 Utc = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+# Vendors' symbols: ^GSPC, BRK-B, EURUSD=X, ES=F, BTC/USD.
+Symbol = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9^][A-Za-z0-9.^=/_:-]*$")]
 Weights = dict[str, FiniteFloat]
 
 
@@ -351,7 +353,7 @@ class MarketBar(Event):
 
     type: ClassVar[str] = "quantflow.market.bar"
 
-    symbol: Name
+    symbol: Symbol
     frequency: str
     session: date
     timestamp: Utc
