@@ -34,7 +34,7 @@ test: setup ## every test whose part is present, the real stack included
 	@scripts/test
 
 test-unit: setup ## the tests that need nothing; under a minute
-	@python -m pytest -q -m "not stack and not browser and not ollama and not vllm and not faults and not containers and not slow" tests
+	@python -m pytest -q -n auto -m "not stack and not browser and not ollama and not vllm and not faults and not containers and not slow" tests
 
 lint: setup ## format check, lint, types, import rules
 	ruff format --check .

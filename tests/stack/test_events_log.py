@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,8 @@ from quantflow.events.heartbeat import alive, beating
 from quantflow.events.log import EventLog
 from quantflow.events.queue import Lease, WorkQueue
 from quantflow.events.records import Draft
-from quantflow.events.runs import RunPage, RunView, fold, get_run, list_runs, run_stream
+from quantflow.events.runs import RunPage, fold, get_run, list_runs, run_stream
 from quantflow.events.types import Proposal, RunRequested, RunState, RunStateObserved, Verdict
-from quantflow.events.waiting import wait_for_result
 from quantflow.telemetry import correlation
 from quantflow.testing.wait import wait_until
 
@@ -207,44 +205,6 @@ def test_runs_are_listed_newest_first_in_stable_pages(log: EventLog) -> None:
 
 def names(page: RunPage) -> list[str]:
     return [view.run_id for view in page.runs]
-
-
-def test_waiting_for_a_result_blocks_no_event_loop(log: EventLog, database_url: str) -> None:
-    start(log, "r1")
-
-    async def wait() -> tuple[RunView, int]:
-        waiting = asyncio.create_task(wait_for_result(database_url, "r1", poll_s=0.05))
-        turns = 0
-        while not waiting.done():
-            turns += 1
-            await asyncio.sleep(0.01)
-            if turns == 20:
-                await asyncio.to_thread(log.append, "run-r1", [Draft(observed("succeeded"))])
-        return waiting.result(), turns
-
-    view, turns = asyncio.run(wait())
-    assert view.state == "succeeded"
-    assert turns >= 20
-    with pytest.raises(UnknownRunError):
-        asyncio.run(wait_for_result(database_url, "unknown"))
-
-
-def test_waiting_survives_a_lost_connection(log: EventLog, database_url: str) -> None:
-    start(log, "r1")
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(lambda: asyncio.run(wait_for_result(database_url, "r1", poll_s=0.05)))
-
-        def cut() -> bool:
-            with log.transaction() as connection:
-                cut = connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name = 'quantflow-wait' AND datname = current_database()"
-                ).fetchall()
-            return bool(cut)
-
-        wait_until(cut, 10)
-        log.append("run-r1", [Draft(observed("failed"))])
-        assert waiting.result(20).state == "failed"
 
 
 def test_a_log_survives_lost_connections(log: EventLog, database_url: str) -> None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         current_slices,
         read_slice,
     )
-    from quantflow.events.waiting import wait_for_result
 
 _HOMES = {
     "approvals": ("Ledger", "auto_approval", "check_decision"),
@@ -60,7 +59,6 @@ _HOMES = {
         "current_slices",
         "read_slice",
     ),
-    "waiting": ("wait_for_result",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -108,7 +106,6 @@ __all__ = [
     "publish_bars",
     "read_slice",
     "run_stream",
-    "wait_for_result",
     "wrap",
 ]
 

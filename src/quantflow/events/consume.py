@@ -27,7 +27,7 @@ from quantflow.telemetry import get_logger
 __all__ = ["DeadLetter", "EventConsumer", "dead_letter"]
 
 Handler = Callable[[Connection, Envelope], None]
-Outcome = Literal["handled", "duplicate", "dead"]
+Outcome = Literal["handled", "duplicate", "dead", "passed over"]
 
 _LONGEST_REASON = 2_000
 
@@ -79,6 +79,9 @@ class EventConsumer:
         batch must be done within the broker's poll interval. An error of the database or
         broker, or one of ``retry_on``, is retried for ever; any other one ``max_attempts``
         times, then the event is a dead letter.
+    keeps_unreadable
+        False where several groups read one topic and another of them is the one that keeps
+        what is no event of ours; here it is only passed over, so that there is one letter.
     on_dead_letter
         Called in a transaction of its own after a record was given up; it may be called again
         for the same record, so use derived event ids.
@@ -95,6 +98,7 @@ class EventConsumer:
         max_event_bytes: int = 900_000,
         max_attempts: int = 3,
         retry_on: tuple[type[Exception], ...] = (),
+        keeps_unreadable: bool = True,
         on_dead_letter: Callable[[Connection, DeadLetter], None] | None = None,
         poll_s: float = 0.5,
         batch: int = 100,
@@ -107,6 +111,7 @@ class EventConsumer:
         self._max_event_bytes = max_event_bytes
         self._max_attempts = max_attempts
         self._transient: tuple[type[Exception], ...] = (TransportError, LogUnavailableError, *retry_on)
+        self._keeps_unreadable = keeps_unreadable
         self._on_dead_letter = on_dead_letter
         self._poll_s = poll_s
         self._batch = batch
@@ -154,6 +159,8 @@ class EventConsumer:
         try:
             envelope = self._read(record)
         except EventDecodeError as exc:
+            if not self._keeps_unreadable:
+                return "passed over"
             return self._give_up(record, str(exc), None)
         with caused_by(envelope):
             return self._attempt(record, envelope)

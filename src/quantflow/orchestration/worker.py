@@ -118,6 +118,7 @@ def requests_consumer(event_log: EventLog, transport: Transport, topics: Topics)
         topics.group(SERVICE),
         accept,
         max_event_bytes=topics.max_event_bytes,
+        keeps_unreadable=False,  # the dispatcher reads the same topic and keeps it
     )
 
 
