@@ -123,6 +123,7 @@ def test_a_store_is_a_source_by_name(store: BarStore) -> None:
     assert_frame_equal(get_source("store", root=store.root).read(as_of=FAR), BARS)
 
 
+@pytest.mark.slow
 def test_the_whole_sp500_set_goes_through_a_store(store: BarStore) -> None:
     bars = get_source("sp500").read(as_of=FAR)
     assert store.append(bars) == 166_260
@@ -130,6 +131,7 @@ def test_the_whole_sp500_set_goes_through_a_store(store: BarStore) -> None:
     assert bars_to_returns(store.read(as_of=FAR)).equals(bars_to_returns(bars))
 
 
+@pytest.mark.slow
 def test_processes_that_append_at_once_lose_and_double_nothing(store: BarStore, tmp_path: Path) -> None:
     frame = make_bars({symbol: [float(price) for price in range(10, 40)] for symbol in ("AAPL", "MSFT", "XOM")})
     frame.write_parquet(tmp_path / "given.parquet")

@@ -16,6 +16,7 @@ from quantflow.errors import SchemaDriftError, SourceUnavailableError
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
+@pytest.mark.slow
 def test_sp500_is_what_skfolio_loads() -> None:
     from skfolio.datasets import load_sp500_dataset
 
@@ -27,6 +28,7 @@ def test_sp500_is_what_skfolio_loads() -> None:
     assert ours.drop("session").to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("symbol", "module"), [("SP500", "sp500"), ("NASDAQ", "nasdaq")])
 def test_index_is_what_arch_loads(symbol: str, module: str) -> None:
     from importlib import import_module
@@ -70,6 +72,7 @@ def test_a_bar_is_known_a_quarter_of_an_hour_after_the_close() -> None:
     assert (bars["known_at"] - bars["timestamp"] == timedelta(minutes=15)).all()
 
 
+@pytest.mark.slow
 def test_reading_the_sets_imports_neither_package() -> None:
     code = (
         "import sys; from datetime import UTC, datetime; from quantflow.data import get_source\n"

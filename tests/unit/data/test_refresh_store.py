@@ -159,6 +159,7 @@ def test_counts_add_up_and_the_store_ends_as_the_source(
         assert same.height == given_now.height
 
 
+@pytest.mark.slow
 def test_the_sp500_set_refreshes_day_by_day(store: BarStore) -> None:
     source = get_source("sp500")
     first = refresh_store(source, store, as_of=datetime(2022, 12, 27, 23, tzinfo=UTC))

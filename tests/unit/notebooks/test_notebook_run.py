@@ -129,6 +129,7 @@ def test_a_cell_that_raises_is_named_with_source_and_plain_traceback_and_all_is_
     assert json.loads((tmp_path / "run" / "values.json").read_text()) == {"before": 1}
 
 
+@pytest.mark.slow
 def test_a_cell_that_exceeds_the_time_limit_ends_with_all_its_processes(tmp_path):
     source = (
         "import subprocess, sys\nfrom pathlib import Path\n"
@@ -142,6 +143,7 @@ def test_a_cell_that_exceeds_the_time_limit_ends_with_all_its_processes(tmp_path
     wait_until(lambda: not psutil.pid_exists(child), 10, "the cell's child process to end")
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_reported_at_its_cell(tmp_path):
     with pytest.raises(NotebookFailedError, match="the kernel died while this cell ran") as caught:
         run(tmp_path, "1 + 1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")

@@ -135,6 +135,7 @@ def test_dag_files_import_airflow_from_its_sdk_only(path: Path) -> None:
     assert all(line.startswith("from airflow.sdk import") for line in imports)
 
 
+@pytest.mark.slow
 def test_reading_dags_loads_no_heavy_library() -> None:
     """The DAG processor pays for what rendering imports, every few seconds, for ever."""
     code = """

@@ -120,6 +120,7 @@ def _write(arguments: tuple[str, str]) -> str:
     return str(stored(bundle, Path(versions)))
 
 
+@pytest.mark.slow
 def test_processes_that_write_a_version_at_once_end_with_one(tmp_path):
     write_pipeline(tmp_path / "project")
     with multiprocessing.get_context("spawn").Pool(2) as pool:

@@ -105,6 +105,7 @@ def test_a_service_that_dies_is_started_again_and_counted(tmp_path: Path) -> Non
         assert stack.reports()["mortal"]["last_exit"] == "killed by SIGKILL"
 
 
+@pytest.mark.slow
 def test_the_pause_before_a_restart_doubles(tmp_path: Path) -> None:
     with supervised(tmp_path / "home", {"broken": {"script": "exit 4"}}) as stack:
         wait_until(lambda: stack.reports().get("broken", {}).get("restarts", 0) >= 3, 15, "three deaths")
@@ -114,6 +115,7 @@ def test_the_pause_before_a_restart_doubles(tmp_path: Path) -> None:
         assert report["retry_at"] - report["started"] > 1.5
 
 
+@pytest.mark.slow
 def test_a_service_that_stops_working_is_shown_but_left_alone(tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     sign.touch()
