@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("quantflow")
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def shared_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A broker and a database of this session's own, nothing else."""
     from quantflow.testing.stack import LocalStack
 
@@ -63,8 +63,8 @@ def database_server(request: pytest.FixtureRequest) -> str:
     """Address of a PostgreSQL whose role may create databases."""
     if given := os.environ.get("QUANTFLOW_TEST_DATABASE"):
         return given
-    parts: LocalStack = request.getfixturevalue("parts")
-    return parts.settings.local_database("postgres")
+    servers: LocalStack = request.getfixturevalue("shared_parts")
+    return servers.settings.local_database("postgres")
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def kafka_bootstrap(request: pytest.FixtureRequest) -> str:
     """``host:port`` of a broker; use it with ``topic_prefix``."""
     if given := os.environ.get("QUANTFLOW_TEST_KAFKA"):
         return given
-    parts: LocalStack = request.getfixturevalue("parts")
-    return parts.settings.kafka
+    servers: LocalStack = request.getfixturevalue("shared_parts")
+    return servers.settings.kafka
 
 
 @pytest.fixture

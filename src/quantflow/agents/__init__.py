@@ -16,10 +16,10 @@ adds the part that no graph can do without: proposal, risk officer, approval, de
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quantflow.agents.request import DeskRequest
+from quantflow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from quantflow.agents._checkpoints import open_checkpoints
@@ -69,10 +69,5 @@ _HOMES = {
     "_state": ("DeskState",),
     "_steps": ("desk_node",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(f"quantflow.agents.{_HOME_OF[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, {name: home for home, names in _HOMES.items() for name in names})

@@ -9,8 +9,9 @@ Names load on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from quantflow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from quantflow.live._readers import LiveStatus, PartitionPosition, latest_exposures, live_exposures, live_status
@@ -33,17 +34,5 @@ _HOMES = {
     "_run": ("run_live",),
     "_signal": ("BatchReport", "LiveSignal"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, {name: home for home, names in _HOMES.items() for name in names})

@@ -20,7 +20,9 @@ Names load on first use, so that a kernel pays only for what its notebook calls.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from quantflow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from quantflow.notebooks.code import Code, load_reference
@@ -72,12 +74,4 @@ _HOMES = {
     "run_notebook": "run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

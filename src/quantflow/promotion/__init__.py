@@ -17,7 +17,9 @@ it needs the event log and nothing heavier.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from quantflow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from quantflow.promotion.contract import Contract, InputSpec, ParameterSpec, load_contract
@@ -55,12 +57,4 @@ _HOMES = {
     "read_plans": "plans",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -55,6 +55,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "containers": _containers,
 }
 
+_UNUSED = pytest.StashKey[list[str]]()
 _LEFT_OUT = pytest.StashKey[dict[str, tuple[int, str]]]()
 
 
@@ -81,6 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+    config.stash[_UNUSED] = sorted(PARTS.keys() - used)
     config.stash[_LEFT_OUT] = {mark: (counts[mark], missing[mark]) for mark in counts}
 
 
@@ -88,6 +90,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Name the marks that were left out, or say that none was."""
     left_out = config.stash.get(_LEFT_OUT, {})
     terminalreporter.section("parts")
+    if unused := config.stash.get(_UNUSED, []):
+        terminalreporter.write_line(f"no collected test needs: {', '.join(unused)}")
     if not left_out:
         terminalreporter.write_line("left out: none of the collected tests")
     for mark, (count, reason) in left_out.items():
