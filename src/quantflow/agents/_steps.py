@@ -162,7 +162,8 @@ def propose(state: DeskState, runtime: Runtime[DeskContext]) -> DeskUpdate:
     hold = state.get("hold_reason") or ""
     if not hold and confidence < request.min_confidence:
         hold = f"confidence {confidence:.2f} is below the contract's {request.min_confidence:.2f}"
-    scale = _fraction(min(state.get("scale", 1.0), state.get("max_scale", 1.0)))
+    asked, allowed = state.get("scale", 1.0), state.get("max_scale", 1.0)
+    scale = _fraction(min(asked, allowed))
     weights = {} if hold else {symbol: weight * scale for symbol, weight in request.base_weights.items()}
     proposal = Proposal(
         run_id=state["run_id"],
@@ -174,10 +175,15 @@ def propose(state: DeskState, runtime: Runtime[DeskContext]) -> DeskUpdate:
         base_weights=request.base_weights,
         weights=weights,
         confidence=_fraction(confidence),
-        reason=hold or state.get("reason", ""),
+        reason=hold or _with_rule(state.get("reason", ""), asked, allowed),
         language_model=_named(runtime.context),
     )
     return {"proposal": proposal.model_dump(mode="json")}
+
+
+def _with_rule(reason: str, asked: float, allowed: float) -> str:
+    # The words are the portfolio manager's; whoever reads them must see that a rule took less.
+    return f"{reason} (Rule: high concern, at most {allowed:.0%} of it is taken.)" if asked > allowed else reason
 
 
 @desk_node

@@ -81,6 +81,7 @@ def test_high_concern_takes_the_stricter_path_and_caps_the_exposure(desk):
     strict = desk([SUPPORTS, WORRIED, KEEP])
     end = strict.run()
     assert "be_cautious" in path_of(strict)
+    assert "(Rule: high concern, at most 50% of it is taken.)" in end.decision.reason
     assert end.proposal.weights == {"AAA": 0.15, "BBB": 0.1}
 
 
