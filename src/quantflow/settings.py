@@ -57,8 +57,6 @@ class Settings(BaseSettings):
     kafka_controller_port: int = Field(default=9093, ge=1, le=65535, description="Local broker's KRaft controller")
     postgres_port: int = Field(default=15432, ge=1, le=65535, description="Local PostgreSQL")
     airflow_port: int = Field(default=8080, ge=1, le=65535, description="Local Airflow web UI and REST API")
-    airflow_log_port: int = Field(default=8793, ge=1, le=65535, description="Local Airflow scheduler's log server")
-    airflow_triggerer_log_port: int = Field(default=8794, ge=1, le=65535, description="Triggerer's log server")
     api_port: int = Field(default=8000, ge=1, le=65535, description="Local quantflow API")
     llm_port: int = Field(default=8091, ge=1, le=65535, description="Local embedded language model")
     lab_port: int = Field(default=8888, ge=1, le=65535, description="JupyterLab of `make lab`")

@@ -22,7 +22,8 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# Not for the session: Playwright's event loop runs in this thread for as long as it is open.
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Debian's Chromium, headless, with a fresh profile."""
     from playwright.sync_api import sync_playwright

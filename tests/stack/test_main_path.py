@@ -103,11 +103,11 @@ def test_live_exposures_are_the_promoted_notebooks_bit_for_bit(
     promoted = stack.home / "runs" / run_id / "notebook"
     researched = pl.read_parquet(next(promoted.rglob("exposures.parquet"))).select("session", "symbol", "exposure")
 
-    def caught_up() -> pl.DataFrame | None:
+    def caught_up() -> list[pl.DataFrame]:
         live = live_exposures(production.log, "momentum", version)
-        return live if live.height >= researched.height else None
+        return [live] if live.height >= researched.height else []
 
-    live = wait_until(caught_up, 120, "the live consumer to catch up", interval_s=0.5)
+    (live,) = wait_until(caught_up, 120, "the live consumer to catch up", interval_s=0.5)
     both = researched.join(live.select("session", "symbol", pl.col("exposure").alias("live")), on=["session", "symbol"])
     assert both.height == researched.height
     assert (both["exposure"] == both["live"]).all()

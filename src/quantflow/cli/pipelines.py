@@ -99,8 +99,13 @@ def approve(
     reject: Annotated[bool, typer.Option("--reject", help="Refuse it instead.")] = False,
 ) -> None:
     """Approve, or reject, exactly the proposal that a run is waiting with."""
+    from quantflow.events.approvals import Ledger
     from quantflow.orchestration.approving import grant
+    from quantflow.orchestration.names import desk_run_id
 
-    approval = grant(event_log(load_settings()), run_id, approver=getpass.getuser(), granted=not reject)
+    log = event_log(load_settings())
+    # A pipeline's run is known by its own id; the question was asked by its agents' run.
+    asking = run_id if Ledger(log).open_request(run_id) else desk_run_id(run_id.removesuffix(".desk"))
+    approval = grant(log, asking, approver=getpass.getuser(), granted=not reject)
     word = "approved" if approval.granted else "rejected"
     say(f"{word} by {approval.approver} as {approval.role}: proposal {approval.proposal_hash[:12]}")

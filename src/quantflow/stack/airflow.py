@@ -65,8 +65,6 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
             "dag_processor_child_process_log_directory": home / "logs" / "dag_processor",
             "colored_console_log": False,
             "uvicorn_logging_level": "WARNING",
-            "worker_log_server_port": settings.airflow_log_port,
-            "trigger_log_server_port": settings.airflow_triggerer_log_port,
             "file_task_handler_new_folder_permissions": "0o700",
             "file_task_handler_new_file_permissions": "0o600",
         },

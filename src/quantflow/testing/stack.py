@@ -19,8 +19,6 @@ _PORTS = (
     "kafka_controller_port",
     "postgres_port",
     "airflow_port",
-    "airflow_log_port",
-    "airflow_triggerer_log_port",
     "api_port",
     "llm_port",
     "lab_port",
