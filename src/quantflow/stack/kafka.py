@@ -7,8 +7,10 @@ cache directory that all homes share.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import uuid
@@ -98,13 +100,30 @@ def resolve_artifacts(settings: Settings) -> list[str]:
     cache.mkdir(parents=True, exist_ok=True)
     with _only_one(cache / "lock"):
         try:
-            return [str(jar) for jar in jgo.build(ARTIFACTS, cache_dir=cache).all_jars]
+            with _system_certificates():
+                return [str(jar) for jar in jgo.build(ARTIFACTS, cache_dir=cache).all_jars]
         except Exception as exc:
             raise PrerequisiteError(
                 f"Apache Kafka {KAFKA_VERSION} is not in {cache} and could not be fetched from Maven Central: {exc}. "
                 "Connect once to the internet (or copy that directory from a machine that has it), or set "
                 "QUANTFLOW_KAFKA_BOOTSTRAP to a broker that runs elsewhere."
             ) from exc
+
+
+@contextmanager
+def _system_certificates() -> Iterator[None]:
+    """Trust what the system trusts: behind a company's proxy, the list that requests brings does not do."""
+    paths = ssl.get_default_verify_paths()
+    folder = Path(paths.capath) if paths.capath else None
+    known = paths.cafile or (str(folder) if folder and any(folder.iterdir()) else None)
+    if known is None or {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"} & os.environ.keys():
+        yield
+        return
+    os.environ["REQUESTS_CA_BUNDLE"] = known
+    try:
+        yield
+    finally:
+        del os.environ["REQUESTS_CA_BUNDLE"]
 
 
 def prepare_kafka(settings: Settings, layout: Layout) -> None:

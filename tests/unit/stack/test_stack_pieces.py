@@ -192,3 +192,19 @@ def test_waiting_returns_what_was_found_and_names_what_was_not() -> None:
     assert wait_until(lambda: next(answers), 5, "an answer") == "found"
     with pytest.raises(TimeoutError, match=r"waited 0\.1 s for the moon"):
         wait_until(lambda: None, 0.1, lambda: "the moon")
+
+
+def test_a_download_trusts_what_the_system_trusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from quantflow.stack.kafka import _system_certificates
+
+    bundle = tmp_path / "system.pem"
+    bundle.write_text("")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with _system_certificates():
+        assert os.environ["REQUESTS_CA_BUNDLE"] == str(bundle)
+    assert "REQUESTS_CA_BUNDLE" not in os.environ
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "given")
+    with _system_certificates():
+        assert os.environ["REQUESTS_CA_BUNDLE"] == "given"
