@@ -113,7 +113,8 @@ def status(
         # Not through Rich, which would wrap and colour it.
         typer.echo(json.dumps(facts | {"services": services}, indent=2))
     else:
-        console().print(_status_table(current))
+        # Names and addresses are copied by people: never cut, a narrow terminal wraps the line.
+        console().print(_status_table(current), width=max(console().width, 100), crop=False)
     if not current.ready:
         raise typer.Exit(3)
 
@@ -187,8 +188,7 @@ def _status_table(current: StackStatus) -> Table:
     table = Table(box=None, pad_edge=False, title=f"{supervisor}, {memory / 2**20:.0f} MiB", title_justify="left")
     for heading in ("service", "state", "pid", "uptime", "restarts", "MiB", "address"):
         right = heading in ("pid", "uptime", "restarts", "MiB")
-        # Names and addresses are copied by people: never cut, even where the terminal is narrow.
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading in ("service", "address"))
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for service in current.services:
         table.add_row(
             service.name,

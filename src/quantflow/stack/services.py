@@ -195,8 +195,8 @@ def _quantflow(settings: Settings) -> list[Service]:
                 name="api",
                 title="quantflow API",
                 command=_module("quantflow.api"),
-                # Its own report may well be "degraded": that is about others.
-                healthy=lambda _started: _http_answers(f"{settings.api}/health", also=(503,)),
+                # Itself, not what it depends on: those have rows of their own.
+                healthy=lambda _started: _http_answers(f"{settings.api}/health/live"),
                 needs=("migrate",),
                 ports=(("api_port", settings.api_port),),
                 address=settings.api,
@@ -243,12 +243,10 @@ def _embedded_llm_wanted(settings: Settings) -> bool:
     return settings.llm_backend == "embedded" or not _http_answers(f"{settings.ollama_url}/api/version", timeout_s=0.5)
 
 
-def _http_answers(url: str, *, also: tuple[int, ...] = (), timeout_s: float = 2.0) -> bool:
+def _http_answers(url: str, *, timeout_s: float = 2.0) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - an address of the settings
             return bool(answer.status < 400)
-    except urllib.error.HTTPError as exc:
-        return exc.code in also
     except (OSError, ValueError):
         return False
 
