@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
