@@ -71,8 +71,15 @@ class Production:
         return [decision for decision in decisions if decision["run_id"] in {run_id, f"{run_id}.desk"}]
 
     def services(self) -> dict[str, dict[str, Any]]:
-        done = self.stack.cli("status", "--json", check=False)
-        return {service["name"]: service for service in json.loads(done.stdout)["services"]}
+        return {service["name"]: service for service in self._stack_status()["services"]}
+
+    def supervisor(self) -> int:
+        """Return the process id of the supervisor."""
+        return int(self._stack_status()["supervisor"])
+
+    def _stack_status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.stack.cli("status", "--json", check=False).stdout)
+        return found
 
     def kill(self, service: str) -> int:
         """Kill a service with -9 and return the process id that it had."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
+import psutil
 import pytest
 
 from quantflow.errors import QuantflowError
@@ -67,6 +70,24 @@ def test_killing_services_neither_loses_nor_doubles_the_decision(production: Pro
     assert [name for name, pid in killed.items() if running[name] == pid] == []
 
 
+def test_killing_the_supervisor_ends_everything_and_the_next_up_finishes_the_run(production: Production) -> None:
+    production.wait_ready()
+    run_id = production.trigger()
+    wait_until(functools.partial(holds, graph_running, production, run_id), 150, f"the graph of {run_id}")
+    supervisor = production.supervisor()
+    services = [int(service["pid"]) for service in production.services().values() if service["pid"]]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not any(map(psutil.pid_exists, services)), 30, "every service to be gone")
+
+    production.stack.up()
+
+    status = production.finished(run_id, timeout_s=300)
+    assert status["status"] == "succeeded", status
+    assert len(production.decisions(run_id)) == 1
+    published = wait_until(lambda: production.published_decisions(run_id), 60, "the decision on its topic")
+    assert len(published) == 1
+
+
 def holds(moment: Moment, production: Production, run_id: str) -> bool:
     """Ask whether a moment is there; what was killed just now may be what would answer."""
     try:
@@ -81,7 +102,10 @@ def test_a_malformed_event_becomes_a_dead_letter_and_the_partition_moves_on(prod
     letters = produce_and_collect_dead_letters(production, topic, bad)
     assert letters[-1][0] == bad
     assert letters[-1][1]
-    assert production.finished(production.trigger())["status"] == "succeeded"
+    after = production.trigger()
+    wait_until(
+        lambda: production.status(after)["status"] in ("running", "succeeded"), 60, "the next request to be read"
+    )
 
 
 def test_an_oversized_event_becomes_a_dead_letter(production: Production) -> None:
@@ -165,9 +189,6 @@ def test_a_raising_cell_fails_the_run_with_cell_source_and_traceback(production:
 
 def test_without_a_language_model_the_decision_is_hold_with_the_reason(production: Production) -> None:
     """The server is frozen, not dead: the call runs into its time limit or finds no answer."""
-    import os
-    import signal
-
     production.wait_ready()
     pid = int(production.services()["llm"]["pid"])
     run_id = production.trigger()
