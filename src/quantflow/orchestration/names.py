@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from quantflow.promotion.plans import DAG_PREFIX, dag_id_of
+
 __all__ = [
     "DAG_PREFIX",
     "airflow_run_id",
@@ -20,16 +22,8 @@ __all__ = [
     "run_stream",
 ]
 
-#: Only DAGs whose id starts so are rendered from promoted versions and observed.
-DAG_PREFIX = "quantflow__"
-
 _AIRFLOW_MADE = re.compile(r"^(scheduled|manual|backfill|asset_triggered)__")
 _REQUESTED_BY = "airflow:"
-
-
-def dag_id_of(pipeline: str) -> str:
-    """Return the DAG id of a pipeline."""
-    return f"{DAG_PREFIX}{pipeline}"
 
 
 def pipeline_of(dag_id: str) -> str | None:

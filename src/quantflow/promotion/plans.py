@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quantflow.events.log import EventLog
 
-__all__ = ["PromotionPlan", "dag_id_of", "read_plans"]
+__all__ = ["DAG_PREFIX", "PromotionPlan", "dag_id_of", "read_plans"]
 
+#: Only DAGs whose id starts so are rendered from promoted versions and observed.
 DAG_PREFIX = "quantflow__"
 
 
