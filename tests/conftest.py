@@ -8,6 +8,7 @@ everything that ``quantflow up`` starts.
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     stack = LocalStack(directory, project=directory / "project")
     try:
         stack.up()
+        # Read now: what tests run on it later grows its services beyond what a user's start takes.
+        stack.status_at_start = json.loads(stack.cli("status", "--json").stdout)
         yield stack
     finally:
         stack.down()

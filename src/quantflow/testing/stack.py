@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from quantflow.settings import ENV_PREFIX, Settings, ensure_secrets
 
@@ -67,10 +68,13 @@ class LocalStack:
     ----------
     home, env, settings
         ``env`` is the whole environment of a process that belongs to this stack.
+    status_at_start
+        What ``quantflow status --json`` said when the stack had just started; empty before.
     """
 
     def __init__(self, directory: Path, *, project: Path | None = None, settings: dict[str, str] | None = None) -> None:
         self.home = directory / "home"
+        self.status_at_start: dict[str, Any] = {}
         project = project or directory / "project"
         for name in ("notebooks", "pipelines", "dags"):
             (project / name).mkdir(parents=True, exist_ok=True)
