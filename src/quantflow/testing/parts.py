@@ -2,6 +2,9 @@
 
 A mark such as ``browser`` stands for a part that a machine may lack. Tests of an absent part
 are deselected, never silently: the summary says which mark, how many tests, and how to get it.
+
+Under pytest-xdist with ``--dist loadgroup`` the tests that share one set of servers stay in one
+worker: those of the whole stack in one, those of a broker and a database alone in another.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -65,6 +69,28 @@ def missing_parts(marks: set[str]) -> dict[str, str]:
     return {mark: reason for mark, reason in reasons.items() if reason is not None}
 
 
+_SHARED = {"stack": "whole stack", "shared_parts": "broker and database"}
+_WORKER_KEY = "quantflow_parts"
+
+
+def _server_group(item: pytest.Item) -> str | None:
+    """Return which servers a test shares with others, or None if it needs none."""
+    fixtures = getattr(item, "fixturenames", ())
+    for fixture, group in _SHARED.items():
+        if fixture in fixtures:
+            return group
+    needs_servers = {"database_server", "kafka_bootstrap"} & set(fixtures) or item.get_closest_marker("stack")
+    return _SHARED["shared_parts"] if needs_servers else None
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")
+def group_by_servers(items: list[pytest.Item]) -> None:
+    """Name each test's group before xdist reads it."""
+    for item in items:
+        if group := _server_group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests of absent parts and remember how many, and why."""
@@ -84,6 +110,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
     config.stash[_UNUSED] = sorted(PARTS.keys() - used)
     config.stash[_LEFT_OUT] = {mark: (counts[mark], missing[mark]) for mark in counts}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand a worker's findings to the process that prints the summary."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output[_WORKER_KEY] = [session.config.stash.get(_UNUSED, []), session.config.stash.get(_LEFT_OUT, {})]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker found; every worker collects the same tests."""
+    unused, left_out = getattr(node, "workeroutput", {}).get(_WORKER_KEY, ([], {}))
+    node.config.stash[_UNUSED] = unused
+    node.config.stash[_LEFT_OUT] = {mark: tuple(found) for mark, found in left_out.items()}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -84,6 +84,15 @@ def test_an_answer_to_something_else_does_nothing(desk, edited):
     assert isinstance(human.run(approval=answer_to(waiting)), Decided)
 
 
+def test_the_graph_itself_refuses_an_answer_that_came_round_the_first_check(desk, monkeypatch):
+    human = desk(GOOD, approval="human")
+    forged = answer_to(human.run(), proposal_hash="f" * 64).model_dump(mode="json")
+    monkeypatch.setattr("quantflow.agents._steps.interrupt", lambda asked: forged)
+    other = desk(GOOD, approval="human")
+    with pytest.raises(ApprovalError, match="another proposal or verdict"):
+        other.run()
+
+
 def test_hold_and_rejection_need_no_person(desk):
     held = desk([SUPPORTS, CALM, "rubbish"], approval="human").run()
     rejected = desk(GOOD, approval="human", limits={"min_sessions": 400}).run()

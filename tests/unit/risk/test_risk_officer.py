@@ -79,6 +79,23 @@ def test_a_planted_breach_is_reduced_to_the_limit_and_names_measure_value_and_li
     assert verdict.weights["AAPL"] / verdict.weights["MSFT"] == pytest.approx(0.5 / 0.4, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("limit_name", "recompute"),
+    [
+        ("max_gross", lambda r: 0.9),
+        ("max_var", lambda r: value_at_risk(r, 0.95)),
+        ("max_cvar", lambda r: cvar(r, 0.95)),
+        ("max_volatility", lambda r: volatility(r, periods_per_year=252)),
+        ("max_drawdown", max_drawdown),
+    ],
+)
+def test_a_breach_by_a_tenth_of_a_percent_is_a_breach(limit_name, recompute):
+    weights, returns = {"AAPL": 0.5, "MSFT": 0.4}, history()
+    value = recompute(portfolio(weights, returns))
+    assert review(weights, returns, RiskLimits(**{limit_name: value * 0.999})).outcome == "reduced"
+    assert review(weights, returns, RiskLimits(**{limit_name: value * 1.001})).outcome == "approved"
+
+
 def test_a_symbol_without_history_is_rejected_by_name():
     verdict = review({"AAPL": 0.1, "TSLA": 0.1}, history(), RiskLimits())
     assert (verdict.outcome, verdict.weights) == ("rejected", {})
