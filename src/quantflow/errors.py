@@ -14,6 +14,9 @@
     │   └── SourceUnavailableError    a vendor could not be reached, retries included
     ├── SignalError
     │   └── ParameterError            unknown, missing, mistyped or out of range
+    ├── SweepError                    a sweep that cannot start or go on
+    │   ├── SweepTooLargeError        more combinations than memory, time or the caller allow
+    │   └── SweepCancelledError       stopped by its caller; carries the rows that are done
     ├── RiskError                     a measure cannot be computed from what was given
     ├── EventError
     │   ├── EventDecodeError          bytes that are not an event of ours
@@ -105,6 +108,28 @@ class SignalError(QuantflowError):
 
 class ParameterError(SignalError):
     """A parameter is unknown, missing, mistyped or out of range."""
+
+
+class SweepError(QuantflowError):
+    """A sweep that cannot start, or cannot go on."""
+
+
+class SweepTooLargeError(SweepError):
+    """More combinations than memory, time or the caller allow; nothing was computed."""
+
+
+class SweepCancelledError(SweepError):
+    """A sweep was stopped by its caller.
+
+    Parameters
+    ----------
+    result
+        The rows of the combinations that were done, a frame as the sweep returns, in grid order.
+    """
+
+    def __init__(self, message: str, *, result: object) -> None:
+        self.result = result
+        super().__init__(message)
 
 
 class RiskError(QuantflowError):

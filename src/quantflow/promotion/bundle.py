@@ -7,16 +7,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from quantflow.errors import ContractError, ParameterError
+from quantflow.errors import ContractError
 from quantflow.events.types import canonical_json
 from quantflow.notebooks.code import REFERENCE_PATTERN, Code
 from quantflow.notebooks.document import declared_parameters, read_notebook, tagged_cells
 from quantflow.promotion.contract import Contract, parse_contract
-
-if TYPE_CHECKING:
-    from quantflow.signals import Parameter
+from quantflow.promotion.signals import signal_problems
 
 __all__ = ["Bundle", "read_bundle"]
 
@@ -158,38 +155,7 @@ def _code_problems(bundle: Bundle, root: Path) -> Iterator[str]:
             yield from (f"{key}: {problem}" for problem in exc.problems)
             continue
         if key == "signal":
-            yield from _signal_problems(bundle.contract, loaded)
+            yield from signal_problems(bundle.contract, loaded)
         elif not callable(loaded):
             kind = type(loaded).__name__
             yield f"graph: {bundle.contract.graph!r} is a {kind}; allowed: a function that builds a graph"
-
-
-def _signal_problems(contract: Contract, signal: object) -> Iterator[str]:
-    from quantflow.signals import Signal
-
-    if not isinstance(signal, Signal):
-        yield f"signal: {contract.signal!r} is a {type(signal).__name__}; allowed: a function decorated with @signal"
-        return
-    for name, declared in signal.parameters.items():
-        spec = contract.parameters.get(name)
-        if spec is None:
-            yield f"parameters.{name}: missing; the signal {signal.name!r} has it: {declared.allowed}"
-        elif spec.type != declared.kind:
-            yield f"parameters.{name}.type: received {spec.type!r}; the signal declares {declared.kind!r}"
-        else:
-            yield from _bound_problems(name, spec.low, spec.high, declared)
-            yield from _value_problems(name, spec.default, declared)
-
-
-def _bound_problems(name: str, low: float | None, high: float | None, declared: Parameter) -> Iterator[str]:
-    if declared.low is not None and (low is None or low < declared.low):
-        yield f"parameters.{name}.low: received {low}; the signal allows {declared.allowed}"
-    if declared.high is not None and (high is None or high > declared.high):
-        yield f"parameters.{name}.high: received {high}; the signal allows {declared.allowed}"
-
-
-def _value_problems(name: str, value: object, declared: Parameter) -> Iterator[str]:
-    try:
-        declared.check(value)
-    except ParameterError as exc:
-        yield f"parameters.{name}.default: {exc}"

@@ -21,7 +21,7 @@ from quantflow.notebooks.code import Code
 from quantflow.promotion.contract import Contract, parse_contract
 
 if TYPE_CHECKING:
-    from quantflow.signals import BoundSignal
+    from quantflow.signals import BoundCrossSection, Decider
 
 __all__ = ["MANIFEST_NAME", "bind_signal", "load_contract_of", "load_object", "notebook_of", "write_version"]
 
@@ -55,7 +55,9 @@ def notebook_of(version_dir: Path) -> Path:
     return version_dir / str(manifest["notebook"])
 
 
-def bind_signal(version_dir: Path, contract: Contract, parameters: Mapping[str, Any] | None = None) -> BoundSignal:
+def bind_signal(
+    version_dir: Path, contract: Contract, parameters: Mapping[str, Any] | None = None
+) -> Decider | BoundCrossSection:
     """Return a version's signal bound to a run's parameters; the contract's defaults without any.
 
     Raises
@@ -65,7 +67,7 @@ def bind_signal(version_dir: Path, contract: Contract, parameters: Mapping[str, 
     """
     values = contract.resolve_parameters(parameters or {})
     signal = load_object(version_dir, contract.signal)
-    bound: BoundSignal = signal.bind(**{name: values[name] for name in signal.parameters})
+    bound: Decider | BoundCrossSection = signal.bind(**{name: values[name] for name in signal.parameters})
     return bound
 
 

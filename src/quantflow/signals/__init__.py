@@ -38,10 +38,15 @@ Used like this; every line runs the same compiled function::
     bound = momentum_signal.bind(lookback=60)         # ParameterError names what is wrong
     bound.exposures({"close": closes})                # one symbol, whole arrays
     bound.evaluate(bars)                              # canonical frame, all symbols at once
+    batch = momentum_signal.batch({"lookback": [20, 60]})  # many combinations, for sweeps
     state = bound.start()                             # live: bar by bar
     exposure = bound.step(state, {"close": 101.5})
     saved = bound.snapshot(state)                     # bytes; bound.restore(saved) goes on bit for bit
     momentum_signal.bind(lookback=60, uncompiled=True)  # plain Python, for a debugger
+
+Signals that compare symbols are cross-sectional: all symbols of one timestamp in, target
+weights of the portfolio out (:func:`cross_sectional`, helpers in
+:mod:`quantflow.signals.weights`); what becomes of missing and late symbols is declared.
 
 Rules that hold for every signal:
 
@@ -53,38 +58,105 @@ Rules that hold for every signal:
   by row.
 * Whatever the function calls must compile with numba: other plain functions of the module,
   ``math``, indicators. No fastmath, so floating point is the same in all three lives.
+* Machine code is kept in ``$XDG_CACHE_HOME/quantflow/compiled`` (``~/.cache`` by default)
+  under the identity of everything that the function reaches; the directory can be deleted
+  at any time.
+* A sweep computes an indicator once for all combinations that share it where the source
+  shows that it is called once a bar: at the function's top level, before any ``return``, with
+  inputs made of ``bar`` and numbers. So call indicators first and branch afterwards; it is
+  also what keeps a window free of gaps.
 '''
 
+from quantflow.signals._batch import Prepared, SignalBatch
+from quantflow.signals._columns import BoundColumnSignal, ColumnSignal, column_signal
+from quantflow.signals._cross_section import BoundCrossSection, CrossSection, cross_sectional, shared
 from quantflow.signals._decider import Decider
+from quantflow.signals._definition import Definition, is_definition
+from quantflow.signals._estimator import BoundEstimatorSignal, EstimatorSignal, estimator_signal
 from quantflow.signals._indicator import Indicator, indicator, memory
+from quantflow.signals._panel import Panel
 from quantflow.signals._parameters import Parameter, param
 from quantflow.signals._signal import BoundSignal, Signal, State, signal
+from quantflow.signals.causality import CausalityReport, check_causality
 from quantflow.signals.indicators import (
+    adx,
+    anchored_vwap,
+    atr,
+    beta,
+    bollinger,
+    correlation,
+    donchian,
     ema,
     ewma_volatility,
+    half_life,
+    keltner,
+    linreg_slope,
+    macd,
     momentum,
+    obv,
     rolling_max,
     rolling_min,
+    rolling_rank,
     rolling_std,
+    rsi,
     sma,
+    stochastic,
+    vwap,
+    wma,
+    zscore,
 )
 
 __all__ = [
+    "BoundColumnSignal",
+    "BoundCrossSection",
+    "BoundEstimatorSignal",
     "BoundSignal",
+    "CausalityReport",
+    "ColumnSignal",
+    "CrossSection",
     "Decider",
+    "Definition",
+    "EstimatorSignal",
     "Indicator",
+    "Panel",
     "Parameter",
+    "Prepared",
     "Signal",
+    "SignalBatch",
     "State",
+    "adx",
+    "anchored_vwap",
+    "atr",
+    "beta",
+    "bollinger",
+    "check_causality",
+    "column_signal",
+    "correlation",
+    "cross_sectional",
+    "donchian",
     "ema",
+    "estimator_signal",
     "ewma_volatility",
+    "half_life",
     "indicator",
+    "is_definition",
+    "keltner",
+    "linreg_slope",
+    "macd",
     "memory",
     "momentum",
+    "obv",
     "param",
     "rolling_max",
     "rolling_min",
+    "rolling_rank",
     "rolling_std",
+    "rsi",
+    "shared",
     "signal",
     "sma",
+    "stochastic",
+    "vwap",
+    "wma",
+    "zscore",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,11 @@ class Decider(Protocol):
     @property
     def name(self) -> str:
         """Name of the signal."""
+        ...
+
+    @property
+    def kind(self) -> Literal["exposure"]:
+        """``"exposure"``: it answers fractions of a symbol's slot, not of the portfolio's equity."""
         ...
 
     @property

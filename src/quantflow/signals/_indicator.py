@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from quantflow.errors import SignalError
 from quantflow.signals._parameters import Value
 
 __all__ = ["Indicator", "Slot", "SlotSpec", "indicator", "memory"]
+
+#: What an indicator answers: a float, or a NamedTuple of floats where it has several outputs.
+Answer = TypeVar("Answer")
 
 #: One indicator's memory: a 1-D float64 view into the signal's state.
 Slot = npt.NDArray[np.float64]
@@ -40,14 +43,16 @@ class SlotSpec:
         return {given for given in self.arguments.values() if isinstance(given, str)}
 
 
-class Indicator:
-    """A function ``update(slot, *inputs) -> float`` with the slot that it needs.
+class Indicator(Generic[Answer]):
+    """A function ``update(slot, *inputs)`` with the slot that it needs, answering one float or several.
 
     Call it inside a signal, ``sma(slot, bar.close)``; declare its slot in the signal's
     signature, ``slot=sma.over("window")``. Compiled signals compile ``update`` along.
     """
 
-    def __init__(self, update: Callable[..., float], starter: Callable[..., Slot], warm_up: Callable[..., int]) -> None:
+    def __init__(
+        self, update: Callable[..., Answer], starter: Callable[..., Slot], warm_up: Callable[..., int]
+    ) -> None:
         self.update = update
         self.starter = starter
         self.warm_up = warm_up
@@ -56,7 +61,7 @@ class Indicator:
         self.__module__ = update.__module__
         self.__wrapped__ = update
 
-    def __call__(self, slot: Slot, *inputs: float) -> float:
+    def __call__(self, slot: Slot, *inputs: float) -> Answer:
         """Take the newest inputs and return the indicator's value, NaN before its warm-up ends."""
         return self.update(slot, *inputs)
 
@@ -85,8 +90,8 @@ class Indicator:
 
 def indicator(
     *, start: Callable[..., Slot], warm_up: Callable[..., int]
-) -> Callable[[Callable[..., float]], Indicator]:
-    """Make an indicator of ``update(slot, *inputs) -> float``.
+) -> Callable[[Callable[..., Answer]], Indicator[Answer]]:
+    """Make an indicator of ``update(slot, *inputs)``.
 
     Parameters
     ----------
@@ -101,9 +106,11 @@ def indicator(
     -----
     ``update`` must compile with numba, work in place on ``slot`` only, and leave the slot
     unchanged and answer NaN when an input is NaN (so that indicators can be chained).
+    It answers one float; an indicator of several outputs answers a ``typing.NamedTuple`` of
+    floats, every one of them NaN until the last has its first value.
     """
 
-    def decorate(update: Callable[..., float]) -> Indicator:
+    def decorate(update: Callable[..., Answer]) -> Indicator[Answer]:
         return Indicator(update, start, warm_up)
 
     return decorate

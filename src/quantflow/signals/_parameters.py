@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from quantflow.errors import ParameterError, SignalError
 
-__all__ = ["Kind", "Parameter", "Value", "check_values", "param"]
+__all__ = ["Kind", "Parameter", "Value", "check_arrays", "check_values", "param"]
 
 Value = bool | int | float
 Kind = Literal["bool", "int", "float"]
@@ -156,3 +159,79 @@ def check_values(owner: str, declared: Mapping[str, Parameter], given: Mapping[s
     if problems:
         raise ParameterError(f"{owner}: " + "; ".join(problems))
     return values
+
+
+def check_arrays(
+    owner: str, declared: Mapping[str, Parameter], given: Mapping[str, npt.ArrayLike]
+) -> npt.NDArray[np.float64]:
+    """Return many combinations of values, float64[combinations, parameters], in declaration order.
+
+    Parameters
+    ----------
+    given
+        A 1-D array of equal length by parameter, or one value for all combinations. The
+        default stands in for parameters left out.
+
+    Raises
+    ------
+    ParameterError
+        Names every unknown or mistyped parameter, and of each the first combination out of
+        range.
+    """
+    problems = [
+        f"unknown parameter {name!r}; {owner} has: {', '.join(declared) or 'none'}"
+        for name in given
+        if name not in declared
+    ]
+    columns: list[npt.NDArray[np.float64]] = []
+    for name, parameter in declared.items():
+        try:
+            columns.append(_checked_array(parameter, given.get(name, parameter.default)))
+        except ParameterError as exc:
+            problems.append(str(exc))
+    lengths = {column.size for column in columns if column.ndim}
+    if len(lengths) > 1:
+        shapes = ", ".join(f"{name}: {column.size}" for name, column in zip(declared, columns, strict=False))
+        problems.append(f"parameters have different numbers of combinations ({shapes}); give arrays of one length")
+    if problems:
+        raise ParameterError(f"{owner}: " + "; ".join(problems))
+    count = lengths.pop() if lengths else 1
+    values = np.empty((count, len(columns)))
+    for index, column in enumerate(columns):
+        values[:, index] = column
+    return values
+
+
+def _checked_array(parameter: Parameter, given: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    values = np.asarray(given)
+    if values.ndim > 1:
+        raise ParameterError(f"parameter {parameter.name!r} has shape {values.shape}; give a value or a 1-D array")
+    if values.dtype.kind not in ("b" if parameter.kind == "bool" else "iuf"):
+        # Mixed or foreign types: one at a time, to name the one that is wrong.
+        checked = [_checked_item(parameter, index, item) for index, item in enumerate(np.atleast_1d(values).tolist())]
+        return np.array(checked, dtype=np.float64).reshape(values.shape)
+    numbers = values.astype(np.float64)
+    allowed = np.isfinite(numbers)
+    if parameter.kind == "int":
+        allowed &= (numbers == np.floor(numbers)) & (np.abs(numbers) <= _LARGEST_INT)
+    if parameter.low is not None:
+        allowed &= numbers >= parameter.low
+    if parameter.high is not None:
+        allowed &= numbers <= parameter.high
+    if not allowed.all():
+        number = int(np.argmin(allowed))
+        raise _not_allowed(parameter, number, np.atleast_1d(values)[number].item())
+    return numbers
+
+
+def _checked_item(parameter: Parameter, number: int, value: object) -> float:
+    try:
+        return float(parameter.check(value))
+    except ParameterError:
+        raise _not_allowed(parameter, number, value) from None
+
+
+def _not_allowed(parameter: Parameter, number: int, value: object) -> ParameterError:
+    return ParameterError(
+        f"parameter {parameter.name!r} is {value!r} in combination {number}; allowed: {parameter.allowed}"
+    )

@@ -9,13 +9,17 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from quantflow.errors import InvalidBarsError, MissingColumnError, SignalError
+from quantflow.errors import SignalError
 from quantflow.signals import _compile
+from quantflow.signals._batch import Filler, SignalBatch, build_filler
+from quantflow.signals._checks import column_matrix, missing_column, refuse_duplicates
+from quantflow.signals._identity import definition_identity
 from quantflow.signals._indicator import SlotSpec
 from quantflow.signals._parameters import Parameter, Value, check_values, named
 
@@ -71,6 +75,8 @@ class Signal:
         Declared parameters by name, in order: sweeps, contracts and widgets read them here.
     """
 
+    kind: Literal["exposure"] = "exposure"
+
     def __init__(
         self, definition: Callable[..., float], *, columns: Sequence[str] = ("close",), name: str | None = None
     ) -> None:
@@ -84,6 +90,7 @@ class Signal:
         self.columns = _checked_columns(self.name, columns)
         self.parameters, self._slots, self._arguments = _read_signature(self.name, definition)
         self._loops: dict[bool, Callable[..., int]] = {}
+        self._fillers: list[Filler] = []
         self._lock = Lock()
 
     def __repr__(self) -> str:
@@ -105,10 +112,26 @@ class Signal:
         """
         return BoundSignal(self, check_values(f"signal {self.name!r}", self.parameters, values), uncompiled=uncompiled)
 
+    def batch(self, values: Mapping[str, npt.ArrayLike]) -> SignalBatch:
+        """Return the signal with many combinations of parameter values, for sweeps.
+
+        Parameters
+        ----------
+        values
+            By parameter, a 1-D array with a value for each combination, or one value for all;
+            defaults for parameters left out. Everything is checked here, at once.
+
+        Raises
+        ------
+        ParameterError
+            Names the parameter, its value and the combination.
+        """
+        return SignalBatch(self, values)
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the code that decides: the function and all that it reaches."""
-        return _compile.fingerprint(self.definition)
+        """SHA-256 of what decides: the function, all that it reaches, and its signature's slots and defaults."""
+        return definition_identity(_compile.fingerprint(self.definition), self.columns, self._slots, self.parameters)
 
     def _loop(self, *, compiled: bool) -> Callable[..., int]:
         with self._lock:
@@ -118,12 +141,22 @@ class Signal:
                 )
             return self._loops[compiled]
 
+    def _filler(self) -> Filler:
+        """Return the compiled loop over combinations."""
+        with self._lock:
+            if not self._fillers:
+                self._fillers.append(build_filler(self))
+            return self._fillers[0]
+
 
 class BoundSignal:
     """A signal with parameter values; a :class:`Decider`. Made by :meth:`Signal.bind`.
 
     It holds no state of its own and can be shared between threads.
     """
+
+    #: What it answers is a fraction of the symbol's slot, not of the portfolio's equity.
+    kind: Literal["exposure"] = "exposure"
 
     def __init__(self, signal: Signal, values: dict[str, Value], *, uncompiled: bool = False) -> None:
         self.signal = signal
@@ -137,6 +170,7 @@ class BoundSignal:
         self._initial = np.concatenate([np.zeros(1), *slots])
         self._values = np.array([float(value) for value in values.values()], dtype=np.float64)
         self._layout: bytes | None = None
+        self._loop: Callable[..., int] | None = None
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self._parameters.items())
@@ -176,18 +210,25 @@ class BoundSignal:
         SignalError
             A value or the exposure is not finite, or the signal raised.
         """
-        values = []
-        for column in self.columns:
-            value = bar.get(column)
-            if value is None:
-                raise MissingColumnError(self._missing(column, [name for name in bar if bar[name] is not None]))
-            if not math.isfinite(value):
-                raise SignalError(f"{self.name}: {column} is {value} in the bar {dict(bar)!r}; nothing was changed")
-            values.append((value,))
         if state.shape != self._initial.shape:
             raise SignalError(f"{self.name}: not a state of {self!r}; make one with start() or restore()")
-        row = np.array(values, dtype=np.float64)
-        return float(self.advance(state.reshape(1, -1), _ONE_BAR, row, label=lambda _: f"the bar {dict(bar)!r}")[0])
+        row = np.empty((len(self.columns), 1))
+        for index, column in enumerate(self.columns):
+            value = bar.get(column)
+            if value is None:
+                raise missing_column(self.name, column, [name for name in bar if bar[name] is not None])
+            try:
+                finite = math.isfinite(value)
+            except TypeError:
+                raise SignalError(
+                    f"{self.name}: {column} is {value!r} in the bar {dict(bar)!r}; give a number"
+                ) from None
+            if not finite:
+                raise SignalError(f"{self.name}: {column} is {value} in the bar {dict(bar)!r}; nothing was changed")
+            row[index, 0] = value
+        exposures = np.empty(1)
+        self._run_loop(state.reshape(1, -1), _ONE_BAR, row, exposures, lambda _: f"the bar {dict(bar)!r}")
+        return float(exposures[0])
 
     def exposures(self, columns: Mapping[str, npt.ArrayLike]) -> Floats:
         """Return the target exposure at each bar of one symbol's whole history.
@@ -207,7 +248,7 @@ class BoundSignal:
         SignalError
             The signal raised, or answered a number that is not finite.
         """
-        matrix = self._matrix(columns, "row {}".format)
+        matrix = column_matrix(self.name, self.columns, columns, "row {}".format)
         return self.advance(self._initial.reshape(1, -1).copy(), np.array([0, matrix.shape[1]]), matrix)
 
     def evaluate(self, bars: pl.DataFrame) -> pl.DataFrame:
@@ -232,14 +273,15 @@ class BoundSignal:
         keys = ["symbol", "session", "timestamp"]
         for column in (*keys, *self.columns):
             if column not in bars.columns:
-                raise MissingColumnError(self._missing(column, bars.columns))
+                raise missing_column(self.name, column, bars.columns)
         ordered = bars.select(*keys, *self.columns).sort("symbol", "timestamp")
-        self._refuse_duplicates(ordered)
+        refuse_duplicates(self.name, ordered)
 
         def label(row: int) -> str:
             return f"{ordered['symbol'][row]} at {ordered['session'][row]}"
 
-        matrix = self._matrix({column: ordered[column].to_numpy() for column in self.columns}, label)
+        columns = {column: ordered[column].to_numpy() for column in self.columns}
+        matrix = column_matrix(self.name, self.columns, columns, label)
         lengths = ordered.group_by("symbol", maintain_order=True).len()["len"].to_numpy()
         bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         states = np.tile(self._initial, (len(lengths), 1))
@@ -278,10 +320,19 @@ class BoundSignal:
             The signal raised, or answered a number that is not finite; states are then
             partly updated and must be dropped.
         """
-        name_row = label or "row {}".format
-        loop = self.signal._loop(compiled=not self.uncompiled)
-        exposures = np.empty(columns.shape[1])
-        exposures.fill(np.nan)
+        exposures = np.full(columns.shape[1], np.nan)
+        self._run_loop(states, bounds, columns, exposures, label or "row {}".format)
+        return exposures
+
+    def _run_loop(
+        self,
+        states: Floats,
+        bounds: npt.NDArray[np.int64],
+        columns: Floats,
+        exposures: Floats,
+        name_row: Callable[[int], str],
+    ) -> None:
+        loop = self._loop or self._compiled_loop()
         try:
             failed = loop(states, bounds, columns, self._values, self._offsets, self._warm_up, exposures)
         except Exception as exc:
@@ -293,7 +344,10 @@ class BoundSignal:
                 f"{self.name} answered an exposure that is not finite at {name_row(failed)}, after its warm-up of "
                 f"{self._warm_up} bars; guard the division or NaN that it comes from"
             )
-        return exposures
+
+    def _compiled_loop(self) -> Callable[..., int]:
+        self._loop = self.signal._loop(compiled=not self.uncompiled)
+        return self._loop
 
     def snapshot(self, state: State) -> bytes:
         """Return the state as bytes that :meth:`restore` understands.
@@ -322,43 +376,8 @@ class BoundSignal:
 
     def compile(self) -> BoundSignal:
         """Compile now instead of at the first bar; return the same object."""
-        self.signal._loop(compiled=not self.uncompiled)
+        self._compiled_loop()
         return self
-
-    def _matrix(self, columns: Mapping[str, npt.ArrayLike], label: Callable[[int], str]) -> Floats:
-        for column in self.columns:
-            if column not in columns:
-                raise MissingColumnError(self._missing(column, list(columns)))
-        arrays = [np.asarray(columns[column], dtype=np.float64) for column in self.columns]
-        shapes = {column: array.shape for column, array in zip(self.columns, arrays, strict=True)}
-        if len(set(shapes.values())) != 1 or arrays[0].ndim != 1:
-            raise InvalidBarsError([f"columns must be 1-D and of equal length, they are {shapes}"], source=self.name)
-        matrix = np.array(arrays, dtype=np.float64, order="C")
-        bad = np.argwhere(~np.isfinite(matrix.T))
-        if len(bad):
-            row, index = bad[0]
-            column = self.columns[index]
-            if np.isnan(matrix[index]).all():
-                raise MissingColumnError(self._missing(column, [name for name in columns if name not in self.columns]))
-            raise InvalidBarsError(
-                [f"{column} is {matrix[index, row]} at {label(int(row))} ({len(bad)} such values)"], source=self.name
-            )
-        return matrix
-
-    def _missing(self, column: str, present: Sequence[str]) -> str:
-        return (
-            f"signal {self.name!r} reads the column {column!r}, which these bars do not have "
-            f"(they have: {', '.join(present) or 'none'}); use a source that has it or another signal"
-        )
-
-    def _refuse_duplicates(self, ordered: pl.DataFrame) -> None:
-        repeated = ordered.filter(pl.struct("symbol", "timestamp").is_duplicated())
-        if repeated.height:
-            first = repeated.row(0, named=True)
-            raise InvalidBarsError(
-                [f"{repeated.height} rows share a symbol and timestamp, first {first['symbol']} at {first['session']}"],
-                source=self.name,
-            )
 
     def _layout_digest(self) -> bytes:
         if self._layout is None:

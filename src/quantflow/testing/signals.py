@@ -12,6 +12,7 @@ import polars as pl
 from hypothesis import strategies as st
 
 from quantflow.signals import (
+    cross_sectional,
     ema,
     ewma_volatility,
     memory,
@@ -20,11 +21,13 @@ from quantflow.signals import (
     rolling_max,
     rolling_min,
     rolling_std,
+    shared,
     signal,
     sma,
 )
+from quantflow.signals.weights import long_short
 
-__all__ = ["bars_of", "every_indicator", "price_paths", "random_walk", "trend"]
+__all__ = ["bars_of", "every_indicator", "price_paths", "random_walk", "strongest", "trend", "with_gaps"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,6 +79,27 @@ def every_indicator(
     return _clip(held[1] + math.sin(held[0]) * 0.1)
 
 
+@cross_sectional(columns=("close",))
+def strongest(
+    bars: Any,
+    weights: Any,
+    change: Any = momentum.over("lookback"),
+    clock: Any = shared(memory()),
+    lookback: int = param(3, low=1, high=500, doc="bars"),
+    fraction: float = param(0.34, low=0.01, high=0.5, doc="of the universe, on each side"),
+    every: int = param(2, low=1, high=50, doc="timestamps between two rebalances"),
+) -> None:
+    """Long the strongest symbols, short the weakest, rebalanced every few timestamps."""
+    rebalance = clock[0] % every == 0.0
+    clock[0] += 1.0
+    for symbol in range(len(weights)):
+        score = momentum(change[symbol], bars.close[symbol])
+        if rebalance:
+            weights[symbol] = score
+    if rebalance:
+        long_short(weights, bars.present, fraction, 1.0)
+
+
 def random_walk(bars: int, *, seed: int, volatility: float = 0.01) -> Floats:
     """Return a geometric random walk of positive prices."""
     steps = np.random.default_rng(seed).normal(0.0002, volatility, bars)
@@ -113,3 +137,9 @@ def bars_of(
     from quantflow.data import BAR_SCHEMA
 
     return pl.DataFrame(rows, schema=BAR_SCHEMA)
+
+
+def with_gaps(bars: pl.DataFrame, fraction: float, *, seed: int) -> pl.DataFrame:
+    """Return the frame without this fraction of its rows, drawn by the seed; some are left of every symbol."""
+    keep = np.random.default_rng(seed).random(bars.height) >= fraction
+    return bars.filter(pl.Series(keep) | (pl.int_range(pl.len()).over("symbol") % 7 == 3))

@@ -159,7 +159,8 @@ def crossing(bar, window=param(3, low=3, high=10), span=param(2.0)):
 def test_signal_and_graph_must_be_what_they_are_called(tmp_path):
     found = problems(tmp_path, signal="crossing = 3", graph="build = 4")
     assert found == [
-        "signal: 'tiny_signal:crossing' is a int; allowed: a function decorated with @signal",
+        "signal: 'tiny_signal:crossing' is a int; allowed: a function decorated with @signal, "
+        "@cross_sectional, @column_signal or @estimator_signal",
         "graph: 'tiny_graph:build' is a int; allowed: a function that builds a graph",
     ]
 

@@ -88,6 +88,8 @@ def test_values_that_are_not_finite_are_refused_by_row():
     state = trend.bind().start()
     with pytest.raises(SignalError, match="close is nan"):
         trend.bind().step(state, {"close": math.nan})
+    with pytest.raises(SignalError, match=r"close is '1\.5' in the bar"):
+        trend.bind().step(state, {"close": "1.5"})
     assert (state == trend.bind().start()).all()
 
 
@@ -159,6 +161,23 @@ def module_with(factor):
 def test_the_fingerprint_covers_the_functions_that_a_signal_reaches():
     assert module_with(0.5).fingerprint == module_with(0.5).fingerprint
     assert module_with(0.5).fingerprint != module_with(0.25).fingerprint
+
+
+def spanned(span, default=1.0):
+    @signal(name="spanned")
+    def decide(bar, mean=ema.over(span), size=param(default)):
+        return size if bar.close > ema(mean, bar.close) else 0.0
+
+    return decide
+
+
+def test_a_slot_that_starts_otherwise_is_another_signal():
+    nine, ten = spanned(9), spanned(10)
+    assert nine.fingerprint == spanned(9).fingerprint
+    assert nine.fingerprint != ten.fingerprint
+    assert nine.fingerprint != spanned(9, default=0.5).fingerprint
+    with pytest.raises(SignalError, match="does not belong"):
+        ten.bind().restore(nine.bind().snapshot(nine.bind().start()))
 
 
 def test_two_modules_with_the_same_names_do_not_share_compiled_code():
