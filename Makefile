@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo up down status doctor lab test test-unit lint format lock reset clean
+.PHONY: help setup demo up down status doctor lab test test-unit bench lint format lock reset clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ test: setup ## every test whose part is present, the real stack included
 
 test-unit: setup ## the tests that need nothing; under a minute
 	@python -m pytest -q -n auto -m "not stack and not browser and not ollama and not vllm and not faults and not containers and not slow" tests
+
+bench: setup ## measure against the peers and write docs/benchmarks.md; wants a quiet machine
+	@scripts/bench
 
 lint: setup ## format check, lint, types, import rules
 	ruff format --check .

@@ -12,15 +12,18 @@ from quantflow.data import BAR_SCHEMA
 from quantflow.errors import MissingColumnError
 from quantflow.events import EventLog, LibrdkafkaTransport, Message, TopicPartitionOffset, Topics, publish_bars
 from quantflow.live import _run as live_run
-from quantflow.live import latest_exposures, live_exposures, live_status, run_live
+from quantflow.live import latest_exposures, live_absences, live_exposures, live_status, run_live
 from quantflow.live._store import LiveStore
-from quantflow.testing.signals import bars_of, every_indicator, random_walk, trend
+from quantflow.signals import cross_sectional
+from quantflow.testing.signals import bars_of, every_indicator, random_walk, strongest, trend, with_gaps
 
 pytestmark = pytest.mark.stack
 
 VERSION = "a" * 64
 SIGNAL = trend.bind(lookback=20, span=15)
 DEADLINE_S = 60.0
+UNIVERSE = [f"S{index:02}" for index in range(9)]
+RANKED = strongest.bind(symbols=UNIVERSE, lookback=20)
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def consume(log, transport, topic, *, bars, signal=SIGNAL, crash_after=None, pip
 
 def assert_equals_backtest(log, bars, pipeline="momentum"):
     said = live_exposures(log, pipeline, VERSION)
-    expected = backtest(SIGNAL, bars).exposures
+    expected = backtest(SIGNAL, bars, fill="next_close").exposures
     assert said["symbol"].to_list() == expected["symbol"].to_list()
     assert said["timestamp"].to_list() == expected["timestamp"].to_list()
     assert said["session"].to_list() == expected["session"].to_list()
@@ -244,3 +247,110 @@ def test_the_latest_exposures_are_the_last_row_of_each_symbol(log, transport, to
     assert latest.equals(everything.group_by("symbol", maintain_order=True).last().select(everything.columns))
     assert latest["recorded_at"].max() <= datetime.now(UTC)
     assert set(bars.columns) == set(BAR_SCHEMA)
+
+
+def assert_said(log, decider, bars, pipeline="ranked"):
+    """What a cross-sectional signal said equals its evaluation, bit for bit, but for the timestamps still open."""
+    said = live_exposures(log, pipeline, VERSION).drop("recorded_at")
+    expected = decider.evaluate(bars)
+    assert said.equals(expected.filter(pl.col("timestamp") <= said["timestamp"].max()))
+    return said["timestamp"].max()
+
+
+def test_a_cross_section_restarted_in_mid_replay_equals_its_evaluation_bit_for_bit(
+    log, transport, topic, bars, small_batches
+):
+    gappy = with_gaps(by_time(bars), 0.1, seed=4)
+    publish_bars(transport, topic, gappy.head(2500))
+    consume(log, transport, topic, bars=2500, signal=RANKED, pipeline="ranked")  # stopped in good order
+    publish_bars(transport, topic, gappy.slice(2500))
+    with pytest.raises(Crash):
+        consume(log, transport, topic, bars=gappy.height, signal=RANKED, pipeline="ranked", crash_after=3000)
+    so_far = live_status(log, "ranked", VERSION, transport=transport)
+    assert 2500 < so_far.bars < gappy.height
+    assert so_far.lag == gappy.height - so_far.bars  # what waits is read again
+    consume(log, transport, topic, bars=so_far.lag, signal=RANKED, pipeline="ranked")
+    last = assert_said(log, RANKED, gappy)
+    status = live_status(log, "ranked", VERSION, transport=transport)
+    decided = gappy.filter(pl.col("timestamp") <= last)
+    assert (status.bars, status.symbols, status.lag) == (decided.height, 9, gappy.height - decided.height)
+    absent = live_absences(log, "ranked", VERSION)
+    first = decided.group_by("symbol").agg(pl.col("timestamp").min().alias("first"))
+    possible = (
+        decided.select("timestamp").unique().join(first, how="cross").filter(pl.col("timestamp") >= pl.col("first"))
+    )
+    assert absent.height == possible.height - decided.height
+    assert absent["late_at"].null_count() == absent.height
+    latest = latest_exposures(log, "ranked", VERSION)
+    assert latest["symbol"].to_list() == UNIVERSE
+    assert latest["timestamp"].unique().to_list() == [last]
+
+
+def test_late_bars_of_a_cross_section_are_recorded_and_rewrite_nothing(log, transport, topic, bars, monkeypatch):
+    ordered = by_time(bars).head(333 * 9)
+    late = ordered.filter((pl.col("symbol") == "S04") & (pl.col("session").dt.day() == 17))
+    on_time = ordered.join(late, on=["symbol", "timestamp"], how="anti")
+    publish_bars(transport, topic, on_time)
+    publish_bars(transport, topic, late)
+    for size, pipeline in [(89, "small"), (5000, "large")]:
+        monkeypatch.setattr(live_run, "_BATCH_RECORDS", size)
+        reports = consume(log, transport, topic, bars=ordered.height, signal=RANKED, pipeline=pipeline)
+        assert sum(report.late for report in reports) == late.height > 5
+        assert_said(log, RANKED, on_time, pipeline)
+        absent = live_absences(log, pipeline, VERSION)
+        assert absent.select("symbol", "timestamp").equals(late.select("symbol", "timestamp"))
+        assert absent["late_at"].null_count() == 0
+    publish_bars(transport, topic, late)
+    reports = consume(log, transport, topic, bars=late.height, signal=RANKED, pipeline="large")
+    assert [sum(report.skipped for report in reports), sum(report.late for report in reports)] == [late.height, 0]
+
+
+def hold_all(bars, weights):
+    for symbol in range(len(weights)):
+        weights[symbol] = 1.0 / len(weights)
+
+
+def test_a_cross_section_with_grace_does_not_wait_for_a_symbol_that_never_comes(log, transport, topic, bars):
+    patient = cross_sectional(grace_s=0.2)(hold_all).bind(symbols=[*UNIVERSE, "NEVER"], uncompiled=True)
+    few = by_time(bars).head(45)
+    publish_bars(transport, topic, few)
+    stop = threading.Event()
+    guard = threading.Timer(DEADLINE_S, stop.set)
+    guard.start()
+
+    def on_batch(report):
+        if report.records == 0 and live_status(log, "patient", VERSION, transport=transport).lag == 0:
+            stop.set()
+
+    run_live("patient", VERSION, patient, transport, log, topics=[topic], stop=stop, on_batch=on_batch)
+    guard.cancel()
+    assert assert_said(log, patient, few, "patient") == few["timestamp"].max()
+    assert live_status(log, "patient", VERSION, transport=transport).lag == 0
+
+
+def test_two_processes_on_one_cross_section_cannot_double_or_skip(log, transport, topic, bars, small_batches):
+    publish_bars(transport, topic, by_time(bars))
+    stop = threading.Event()
+    failures = []
+
+    def run():
+        try:
+            run_live("ranked", VERSION, RANKED, transport, log, topics=[topic], stop=stop)
+        except Exception as exc:  # shown below, in the test's own thread
+            failures.append(exc)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    pause, waited_s = threading.Event(), 0.0
+    while waited_s < DEADLINE_S and not failures:
+        status = live_status(log, "ranked", VERSION, transport=transport)
+        if status is not None and status.bars == bars.height and status.lag == 0:
+            break
+        pause.wait(0.2)
+        waited_s += 0.2
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert assert_said(log, RANKED, bars) == bars["timestamp"].max()

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("quantflow.cli.demo", "demo", "Run the main job end to end on real parts.", WORK),
     "lab": Command("quantflow.cli.lab", "lab", "Open JupyterLab on the notebooks.", WORK),
     "replay": Command("quantflow.cli.data", "replay", "Replay price history into a market topic.", WORK),
+    "parity": Command("quantflow.cli.parity", "parity", "Compare the live path with the backtest, bar by bar.", WORK),
     "promote": Command("quantflow.cli.pipelines", "promote", "Register a version of a pipeline.", WORK),
     "versions": Command("quantflow.cli.pipelines", "versions", "List the promoted versions.", WORK),
     "trigger": Command("quantflow.cli.runs", "trigger", "Ask for a run of a promoted pipeline.", WORK),

@@ -14,7 +14,14 @@ from quantflow.events.log import EventLog
 if TYPE_CHECKING:
     from quantflow.events.transport import Transport
 
-__all__ = ["LiveStatus", "PartitionPosition", "latest_exposures", "live_exposures", "live_status"]
+__all__ = [
+    "LiveStatus",
+    "PartitionPosition",
+    "latest_exposures",
+    "live_absences",
+    "live_exposures",
+    "live_status",
+]
 
 _SCHEMA = pl.Schema(
     {
@@ -40,6 +47,10 @@ _LATEST: LiteralString = _EXPORT.replace(
     "(SELECT every.* FROM live_exposures AS every JOIN live_state AS state"
     " ON state.live_id = every.live_id AND state.symbol = every.symbol AND state.last_timestamp = every.timestamp)",
 )
+_ABSENCES = """
+    SELECT symbol, timestamp, late_at FROM live_signals JOIN live_absences USING (live_id)
+    WHERE pipeline = %s AND version_id = %s ORDER BY symbol, timestamp
+"""
 _STATUS = """
     SELECT live_id, error, started_at, updated_at, coalesce(symbols, 0), coalesce(bars, 0), last_timestamp
     FROM live_signals LEFT JOIN (
@@ -102,6 +113,26 @@ def live_exposures(log: EventLog, pipeline: str, version_id: str) -> pl.DataFram
 def latest_exposures(log: EventLog, pipeline: str, version_id: str) -> pl.DataFrame:
     """Return what a live signal says now: the last row of each symbol, columns as :func:`live_exposures`."""
     return _read(log, _LATEST, pipeline, version_id)
+
+
+def live_absences(log: EventLog, pipeline: str, version_id: str) -> pl.DataFrame:
+    """Return which symbols a cross-sectional signal decided without, and whether their bars came late.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``symbol``, ``timestamp``, ``late_at`` (null: the bar never came), sorted by symbol and
+        timestamp. Timestamps before a symbol's first bar are not absences.
+
+    Raises
+    ------
+    LogUnavailableError
+        The database cannot be reached.
+    """
+    with log.transaction() as connection:
+        rows = connection.execute(_ABSENCES, (pipeline, version_id)).fetchall()
+    moment = pl.Datetime("us", "UTC")
+    return pl.DataFrame(rows, schema={"symbol": pl.String, "timestamp": moment, "late_at": moment}, orient="row")
 
 
 def live_status(

@@ -17,11 +17,12 @@ from quantflow.errors import (
 from quantflow.events._backoff import Backoff
 from quantflow.events.consume import dead_letter
 from quantflow.events.log import EventLog
-from quantflow.events.transport import ReceivedRecord, TopicPartitionOffset, Transport
+from quantflow.events.transport import Consumer, ReceivedRecord, TopicPartitionOffset, Transport
+from quantflow.live._cross_section import LiveCrossSection
 from quantflow.live._decode import bars_as_published
 from quantflow.live._signal import BatchReport, LiveSignal
-from quantflow.live._store import OvertakenError
-from quantflow.signals import Decider
+from quantflow.live._store import OvertakenError, Place
+from quantflow.signals import BoundCrossSection, Decider
 from quantflow.telemetry import get_logger
 
 __all__ = ["run_live"]
@@ -35,7 +36,7 @@ _BATCH_RECORDS = 20_000
 def run_live(
     pipeline: str,
     version_id: str,
-    decider: Decider,
+    decider: Decider | BoundCrossSection,
     transport: Transport,
     log: EventLog,
     *,
@@ -54,11 +55,12 @@ def run_live(
     pipeline, version_id
         Whose signal it is; exposures are kept under them.
     decider
-        The bound signal of that version.
+        The bound signal of that version; a cross-sectional one with its universe.
     transport, log
         The broker and the database.
     topics
-        Names of market topics. All bars of a symbol must be in one partition of one topic.
+        Names of market topics. All bars of a symbol must be in one partition of one topic, and
+        for a cross-sectional signal in the order of time (see :class:`LiveCrossSection`).
     stop
         Ends the loop after the batch at hand.
     on_batch
@@ -68,9 +70,10 @@ def run_live(
     ------
     SignalError, DataError
         The signal cannot use a bar: it raised, or the bars lack its column. The reason is kept
-        for ``live_status``; the batch is not marked as read.
+        for ``live_status``; the batch is not marked as read. Or it is cross-sectional and has
+        no universe.
     """
-    live = LiveSignal(pipeline, version_id, decider, log)
+    live = _live(pipeline, version_id, decider, log)
     backoff = Backoff()
     while not stop.is_set():
         try:
@@ -91,10 +94,20 @@ def run_live(
             raise
 
 
+def _live(
+    pipeline: str, version_id: str, decider: Decider | BoundCrossSection, log: EventLog
+) -> LiveSignal | LiveCrossSection:
+    if isinstance(decider, BoundCrossSection):
+        return LiveCrossSection(pipeline, version_id, decider, log)
+    return LiveSignal(pipeline, version_id, decider, log)
+
+
 def _batches(
-    live: LiveSignal, transport: Transport, topics: Sequence[str], stop: threading.Event
+    live: LiveSignal | LiveCrossSection, transport: Transport, topics: Sequence[str], stop: threading.Event
 ) -> Iterator[BatchReport]:
     places = _places(transport, topics, live.load())
+    if isinstance(live, LiveCrossSection):
+        live.watch(place for place, (begin, end) in _extents(transport, topics).items() if begin < end)
     consumer = transport.consumer()
     try:
         consumer.assign(places)
@@ -102,6 +115,10 @@ def _batches(
             records = consumer.poll(_POLL_S, _BATCH_RECORDS)
             if records:
                 yield live.process(records, _bars(transport, records, live))
+            if isinstance(live, LiveCrossSection):
+                through = live.overdue
+                if through is not None and _has_read_all(consumer, transport, topics):
+                    yield live.close(through)
     finally:
         with suppress(TransportError):
             consumer.close()
@@ -110,28 +127,39 @@ def _batches(
 def _places(
     transport: Transport, topics: Sequence[str], kept: Mapping[tuple[str, int], int]
 ) -> list[TopicPartitionOffset]:
+    places = []
+    for (topic, partition), (begin, end) in _extents(transport, topics).items():
+        at = kept.get((topic, partition), begin)
+        if not begin <= at <= end:
+            # Another broker, or a topic made anew: bars that were seen are skipped by their time.
+            _log.warning("kept offset is not in the topic", topic=topic, partition=partition, kept=at, begin=begin)
+            at = begin
+        places.append(TopicPartitionOffset(topic, partition, at))
+    return places
+
+
+def _extents(transport: Transport, topics: Sequence[str]) -> dict[Place, tuple[int, int]]:
+    """Return the first offset of each partition and the one after its last."""
     admin = transport.admin()
     try:
-        places = []
+        extents: dict[Place, tuple[int, int]] = {}
         for topic in topics:
             begins, ends = admin.begin_offsets(topic), admin.end_offsets(topic)
-            for partition, begin in sorted(begins.items()):
-                at = kept.get((topic, partition), begin)
-                if not begin <= at <= ends[partition]:
-                    # Another broker, or a topic made anew: bars that were seen are skipped by their time.
-                    _log.warning(
-                        "kept offset is not in the topic", topic=topic, partition=partition, kept=at, begin=begin
-                    )
-                    at = begin
-                places.append(TopicPartitionOffset(topic, partition, at))
-        return places
+            extents |= {(topic, partition): (begin, ends[partition]) for partition, begin in sorted(begins.items())}
+        return extents
     finally:
         admin.close()
 
 
-def _bars(transport: Transport, records: Sequence[ReceivedRecord], live: LiveSignal) -> pl.DataFrame:
+def _has_read_all(consumer: Consumer, transport: Transport, topics: Sequence[str]) -> bool:
+    extents = _extents(transport, topics)
+    return all((consumer.position(*place) or 0) >= end for place, (_, end) in extents.items())
+
+
+def _bars(transport: Transport, records: Sequence[ReceivedRecord], live: LiveSignal | LiveCrossSection) -> pl.DataFrame:
     """Return the bars of a batch; what is none is kept in the dead letters before it is passed by."""
-    bars, rejected = bars_as_published(records, live.decider.columns)
+    places = isinstance(live, LiveCrossSection)
+    bars, rejected = bars_as_published(records, live.decider.columns, places=places)
     if rejected:
         producer = transport.producer()
         try:

@@ -24,11 +24,25 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of one batch: ``skipped`` bars were not newer than the last of their symbol."""
+    """What became of one batch.
+
+    Attributes
+    ----------
+    records
+        How many were read.
+    bars
+        Bars that the signal took.
+    skipped
+        Bars not newer than the last of their symbol; for a cross-sectional signal, all bars of
+        its universe that came late or again.
+    late
+        Of the skipped, those that a cross-section was or will be decided without.
+    """
 
     records: int
     bars: int
     skipped: int
+    late: int = 0
 
 
 @dataclass

@@ -73,18 +73,14 @@ class LiveStore:
             states = connection.execute(
                 "SELECT symbol, last_timestamp, bars, state FROM live_state WHERE live_id = %s", (live_id,)
             ).fetchall()
-            offsets = connection.execute(
-                "SELECT topic, partition, next_offset FROM live_offsets WHERE live_id = %s", (live_id,)
-            ).fetchall()
+            offsets = self._offsets(connection, live_id)
         self._live_id = live_id
-        return [SavedState(*row) for row in states], {(topic, partition): at for topic, partition, at in offsets}
+        return [SavedState(*row) for row in states], offsets
 
     def forget(self) -> None:
         """Drop states and offsets, so that the signal is rebuilt from the topic; exposures stay."""
         with self._log.transaction() as connection:
-            live_id = self._identity(connection)
-            connection.execute("DELETE FROM live_offsets WHERE live_id = %s", (live_id,))
-            connection.execute("DELETE FROM live_state WHERE live_id = %s", (live_id,))
+            self._forget(connection)
 
     def save(
         self,
@@ -111,15 +107,8 @@ class LiveStore:
         with self._log.transaction() as connection:
             live_id = self._live_id if self._live_id is not None else self._identity(connection)
             self._move(connection, live_id, moves)
-            if exposures.height:
-                connection.execute(_STAGE)
-                with connection.cursor().copy("COPY live_batch FROM STDIN (FORMAT csv)") as copy:
-                    copy.write(_csv(exposures))
-                connection.execute(_PUBLISH, (live_id,))
-            with connection.cursor() as cursor:
-                cursor.executemany(
-                    _SAVE_STATE, [(live_id, s.symbol, s.last_timestamp, s.bars, s.state) for s in states]
-                )
+            self._publish(connection, live_id, exposures)
+            self._keep(connection, live_id, states)
             self._touch(connection, live_id)
 
     def report(self, error: str | None) -> None:
@@ -130,6 +119,29 @@ class LiveStore:
                 "UPDATE live_signals SET error = %s, updated_at = clock_timestamp() WHERE live_id = %s",
                 (error, live_id),
             )
+
+    def _offsets(self, connection: Connection, live_id: int) -> dict[Place, int]:
+        rows = connection.execute(
+            "SELECT topic, partition, next_offset FROM live_offsets WHERE live_id = %s", (live_id,)
+        ).fetchall()
+        return {(topic, partition): at for topic, partition, at in rows}
+
+    def _forget(self, connection: Connection) -> None:
+        live_id = self._identity(connection)
+        connection.execute("DELETE FROM live_offsets WHERE live_id = %s", (live_id,))
+        connection.execute("DELETE FROM live_state WHERE live_id = %s", (live_id,))
+
+    def _publish(self, connection: Connection, live_id: int, exposures: pl.DataFrame) -> None:
+        if exposures.is_empty():
+            return
+        connection.execute(_STAGE)
+        with connection.cursor().copy("COPY live_batch FROM STDIN (FORMAT csv)") as copy:
+            copy.write(_csv(exposures))
+        connection.execute(_PUBLISH, (live_id,))
+
+    def _keep(self, connection: Connection, live_id: int, states: Sequence[SavedState]) -> None:
+        with connection.cursor() as cursor:
+            cursor.executemany(_SAVE_STATE, [(live_id, s.symbol, s.last_timestamp, s.bars, s.state) for s in states])
 
     def _move(self, connection: Connection, live_id: int, moves: Mapping[Place, tuple[int | None, int]]) -> None:
         # In one order everywhere, so that two processes cannot wait for each other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -65,20 +66,38 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "cagr": ("Return a year (CAGR)", "percent"),
     "volatility": ("Volatility a year", "percent"),
     "sharpe_ratio": ("Sharpe ratio", "ratio"),
+    "probabilistic_sharpe": ("Probability of a Sharpe ratio above 0", "percent"),
+    "sortino_ratio": ("Sortino ratio", "ratio"),
+    "calmar_ratio": ("Calmar ratio", "ratio"),
+    "omega_ratio": ("Omega ratio", "ratio"),
+    "information_ratio": ("Information ratio, against the benchmark", "ratio"),
     "max_drawdown": ("Maximum drawdown", "percent"),
+    "max_drawdown_duration": ("Its length, peak to recovery", "count"),
+    "longest_drawdown": ("Most sessions below a peak", "count"),
     "value_at_risk": ("Value at risk, one session, 95%", "percent"),
     "cvar": ("CVaR, one session, 95%", "percent"),
+    "tail_ratio": ("Tail ratio, 95% over 5%", "ratio"),
+    "skew": ("Skewness", "ratio"),
+    "kurtosis": ("Kurtosis, normal is 3", "ratio"),
     "hit_rate": ("Sessions with a gain", "percent"),
+    "exposure": ("Mean gross exposure", "percent"),
+    "time_in_market": ("Sessions with a holding", "percent"),
+    "trades": ("Round trips closed", "count"),
+    "win_rate": ("Round trips with a profit", "percent"),
+    "profit_factor": ("Profit factor", "ratio"),
+    "expectancy": ("Mean profit of a round trip, of initial equity", "percent"),
     "turnover": ("Turnover a year, of equity", "times"),
     "cost": ("Costs a year, of equity", "percent"),
+    "costs_paid": ("Costs paid in all, of initial equity", "percent"),
     "periods": ("Sessions", "count"),
     "periods_per_year": ("Sessions in a year", "count"),
+    "risk_free_rate": ("Risk-free rate a year", "percent"),
 }
 
 
 def format_metric(name: str, value: float | None) -> str:
     """Return a metric as a person reads it: percent with two decimals, never a raw float."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "n/a"
     unit = METRICS.get(name, ("", "ratio"))[1]
     return {

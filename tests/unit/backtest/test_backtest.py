@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantflow.backtest import backtest
+from quantflow import backtest as backtests
 from quantflow.errors import InvalidBarsError, MissingColumnError, SignalError
 from quantflow.signals import memory, param, signal
 from quantflow.testing.signals import bars_of, random_walk, trend
@@ -29,6 +29,11 @@ def alternate(bar, seen=memory()):
 
 
 CLOSES = [100.0, 110.0, 99.0, 108.9]
+
+
+def backtest(decider, bars, *, fill="next_close", **options):
+    """Most fixtures have closes only."""
+    return backtests.backtest(decider, bars, fill=fill, **options)
 
 
 def equity(result):
@@ -75,10 +80,10 @@ def test_each_symbol_has_an_equal_slot_that_is_traded_back_to_target():
     assert result.exposures.columns == ["symbol", "session", "timestamp", "exposure", "weight"]
 
 
-def test_costs_are_paid_so_that_weights_are_fractions_of_what_is_left():
+def test_cash_that_does_not_cover_purchase_and_fee_makes_the_purchase_smaller():
     frame = bars_of({"A": [100.0, 100.0, 100.0, 100.0]})
     result = backtest(alternate.bind(), frame, fee_bps=100.0)
-    # Buying x costs 0.01 x and x is all that is left: x = 1 / 1.01; selling it pays 0.01 x again.
+    # Buying x costs 0.01 x and all cash is there for it: x = 1 / 1.01; selling it pays 0.01 x again.
     left = 1.0 / 1.01
     np.testing.assert_allclose(equity(result), [1.0, left, left * 0.99, left * 0.99 / 1.01], rtol=1e-12)
     np.testing.assert_allclose(result.returns["cost"].to_numpy(), [0.0, 1 - left, 0.01, 1 - left], rtol=1e-12)
@@ -114,7 +119,7 @@ def test_a_gap_keeps_the_last_close_and_trades_nothing():
 
 
 def test_equity_that_is_lost_stays_lost():
-    result = backtest(hold.bind(exposure=-3.0), bars_of({"A": [100.0, 100.0, 140.0, 50.0]}))
+    result = backtest(hold.bind(exposure=-3.0), bars_of({"A": [100.0, 100.0, 140.0, 50.0]}), leverage=3.0)
     np.testing.assert_allclose(equity(result), [1.0, 1.0, 0.0, 0.0], atol=1e-12)
     assert result.metrics["max_drawdown"] == 1.0
     assert result.metrics["cagr"] == -1.0
@@ -192,7 +197,12 @@ def test_bars_that_cannot_be_traded_are_refused():
         backtest(hold.bind(), bars_of({}))
     with pytest.raises(InvalidBarsError, match=r"price of A at 2020-01-02 is -1\.0"):
         backtest(hold.bind(), bars_of({"A": [1.0, -1.0, 1.0]}))
-    twice = bars_of({"A": CLOSES})
-    later = twice.with_columns(pl.col("timestamp") + pl.duration(hours=1))
-    with pytest.raises(InvalidBarsError, match="more than one bar on 2020-01-01"):
-        backtest(hold.bind(), pl.concat([twice, later]))
+    once = bars_of({"A": CLOSES})
+    with pytest.raises(InvalidBarsError, match=r"A has more than one bar at 2020-01-0[1-4] 21:00"):
+        backtest(hold.bind(), pl.concat([once, once]))
+    with pytest.raises(InvalidBarsError, match="time zone"):
+        backtest(hold.bind(), once.with_columns(pl.col("timestamp").dt.replace_time_zone(None)))
+    with pytest.raises(InvalidBarsError, match="symbol is missing in row 2"):
+        backtest(hold.bind(), once.with_columns(pl.when(pl.col("close") != 99.0).then("symbol").alias("symbol")))
+    with pytest.raises(MissingColumnError, match="'timestamp'"):
+        backtest(hold.bind(), once.drop("timestamp"))
