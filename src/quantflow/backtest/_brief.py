@@ -2,8 +2,9 @@
 
 The same steps as :mod:`quantflow.backtest._slots` make the same orders; between orders an
 account is only marked at each close. What costs time there is not trading but measuring: this
-engine leaves out what :data:`NOT_MEASURED` names, takes one combination after the other, and
-passes over the bars on which nothing is held.
+engine leaves out what :data:`NOT_MEASURED` names, takes one combination after the other, passes
+over the bars on which nothing is held, and takes the returns of an account that is fully invested
+from the closes. Its lowest and highest return are only good to tell whether returns vary.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy.typing as npt
 from quantflow.backtest._fills import Position
 from quantflow.backtest._raw import ORDERS, RAW_METRICS, RUINED, read_counts, read_rules, write_counts
 from quantflow.backtest._slot_step import Account, Bar, slot_step
-from quantflow.backtest._slots import CLOSE, FILL_PRICE, rests
+from quantflow.backtest._slots import CLOSE, FILL_PRICE, NO_CASH, rests
 
-__all__ = ["NOT_MEASURED", "brief_engine"]
+__all__ = ["NOT_MEASURED", "brief_engine", "summed_moves"]
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.uint8]
@@ -41,22 +42,39 @@ NOT_MEASURED: frozenset[str] = frozenset(RAW_METRICS[:ORDERS]) - frozenset(_MEAS
 
 _PERIODS, _SUM, _SUM_2, _LOWEST, _HIGHEST, _INITIAL, _FINAL, _FALL = map(RAW_METRICS.index, _MEASURED)
 
-_SIGNATURE = "void(float64[:,::1], float64[:,::1], uint8[::1], float64[::1], int64, float64[:,::1])"
+_SIGNATURE = "void(float64[:,::1], float64[:,::1], float64[:,::1], uint8[::1], float64[::1], int64, float64[:,::1])"
+
+# Returns that are this far apart vary; nothing else is read off the lowest and the highest of them.
+_VARIES = 1e-6
 
 
 @cache
 def brief_engine() -> Callable[..., None]:
-    """Return the compiled ``run(targets, prices, due, options, start, out)``, arrays as in ``slots_engine``."""
+    """Return the compiled ``run(targets, prices, moves, due, options, start, out)``, arrays as in ``slots_engine``.
+
+    ``moves`` are :func:`summed_moves` of the closes.
+    """
     from quantflow.signals._cache import compile_cached
 
-    compiled: Callable[..., None] = compile_cached(_loop(), _SIGNATURE)
+    compiled: Callable[..., None] = compile_cached(_loop(), _SIGNATURE, inline=True)
     return compiled
+
+
+def summed_moves(closes: Floats) -> Floats:
+    """Return float64 [2, T + 1]: sums of the close's simple returns, and of their squares, before each bar."""
+    moves = np.zeros((2, len(closes) + 1))
+    changes = closes[1:] / closes[:-1] - 1.0
+    np.cumsum(changes, out=moves[0, 2:])
+    np.cumsum(changes * changes, out=moves[1, 2:])
+    return moves
 
 
 def _loop() -> Callable[..., Any]:
     step = slot_step(False)
 
-    def run_brief(targets: Floats, prices: Floats, due: Flags, options: Floats, start: int, out: Floats) -> None:
+    def run_brief(
+        targets: Floats, prices: Floats, moves: Floats, due: Flags, options: Floats, start: int, out: Floats
+    ) -> None:
         rules = read_rules(options)
         lag, on_change = int(rules.lag), rules.on_change != 0.0
         combinations, count = targets.shape
@@ -99,9 +117,30 @@ def _loop() -> Callable[..., Any]:
                         steps += np.uint64(1)
                     if shares == 0.0:
                         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+                    elif abs(cash) <= NO_CASH * equity:
+                        # Without cash equity moves as the close does: its returns are summed already, and what
+                        # is highest and how deep it fell is seen in the closes.
+                        end = now + steps
+                        total += moves[0, end] - moves[0, now]
+                        total_2 += moves[1, end] - moves[1, now]
+                        if highest - lowest <= _VARIES:
+                            for ahead in range(now, end):
+                                change = np.divide(prices[CLOSE, ahead], prices[CLOSE, ahead - np.uint64(1)]) - 1.0
+                                lowest, highest = min(lowest, change), max(highest, change)
+                        top, bottom = np.divide(peak, shares), np.divide(floor, shares)
+                        for ahead in range(now, end):
+                            close = prices[CLOSE, ahead]
+                            if close > top:
+                                top = close
+                                bottom = worst * top
+                            elif close < bottom:
+                                worst = np.divide(close, top)
+                                bottom = close
+                        peak, floor = top * shares, bottom * shares
+                        equity = cash + shares * prices[CLOSE, end - np.uint64(1)]
                     else:
-                        for ahead in range(steps):
-                            value = cash + shares * prices[CLOSE, now + ahead]
+                        for ahead in range(now, now + steps):
+                            value = cash + shares * prices[CLOSE, ahead]
                             change = np.divide(value, equity) - 1.0
                             equity = value
                             total += change

@@ -194,6 +194,11 @@ def make_grid(
     ParameterError
         Names every unknown name, empty axis, repeated value, and value of a wrong type or out of range.
     """
+    if not isinstance(grid, Mapping):
+        raise ParameterError(
+            f'grid of {owner} is a {type(grid).__name__}; allowed: values by name, {{"window": [10, 20]}}; where= leaves '
+            "out combinations"
+        )
     axes: list[Axis] = []
     problems: list[str] = []
     for name, given in grid.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy.typing as npt
 import polars as pl
 
 from quantflow.backtest._actions import action_matrices
+from quantflow.backtest._brief import summed_moves
 from quantflow.backtest._options import Execution
 from quantflow.backtest._schedule import due_rows
+from quantflow.backtest._slots import CLOSE, DIVIDEND, SPLIT
 from quantflow.errors import InvalidBarsError, MissingColumnError, SignalError
 
 __all__ = ["Market", "MarketView", "SlotView", "needed_columns", "stacked_prices"]
@@ -42,6 +45,11 @@ class SlotView:
     prices: Floats
     due: Flags
     general: bool
+
+    @cached_property
+    def moves(self) -> Floats:
+        """Sums of the close's returns and of their squares before each bar, for the brief engine."""
+        return summed_moves(self.prices[CLOSE])
 
 
 @dataclass(frozen=True)
@@ -336,8 +344,6 @@ def _refuse_duplicates(bars: pl.DataFrame) -> None:
 
 def _carry_actions(prices: Floats, rows: npt.NDArray[np.int64], splits: Floats, dividends: Floats) -> None:
     """Give actions of rows without a bar to the symbol's next bar, in place."""
-    from quantflow.backtest._slots import DIVIDEND, SPLIT
-
     prices[SPLIT] = 1.0
     prices[DIVIDEND] = 0.0
     for row in np.flatnonzero((splits != 1.0) | (dividends != 0.0)):

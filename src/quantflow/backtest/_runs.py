@@ -6,6 +6,8 @@ market. A run's result depends on its own targets only.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -73,9 +75,9 @@ def run_slots(
     _check_start(start, len(slot.due))
     out = new_sums(len(given))
     kept = _NONE if equity is None else _writable(equity, given.shape)
-    options = execution.to_array(risk_free_rate=risk_free_rate)
+    options = _options(execution, risk_free_rate)
     if brief and equity is None and not slot.general:
-        brief_engine()(given, slot.prices, slot.due, options, start, out)
+        brief_engine()(given, slot.prices, slot.moves, slot.due, options, start, out)
         return out
     slots_engine(slot.general)(
         given, given.view(np.int64), slot.prices, slot.due, options, start, kept, out, *workspace()
@@ -130,6 +132,13 @@ def run_portfolio(
         _writable(equity, (count,))[start:] = path[engine.PATH_EQUITY, start:]
     measured: Floats = sums[0]
     return measured
+
+
+@lru_cache(maxsize=1024)
+def _options(execution: Execution, risk_free_rate: float) -> Floats:
+    """Return what the engines read of an execution, made once; they only read it."""
+    options = execution.to_array(risk_free_rate=risk_free_rate)
+    return options
 
 
 def new_account(symbols: int, execution: Execution) -> tuple[Floats, Floats, Floats]:

@@ -33,7 +33,7 @@ from quantflow.backtest._raw import (
 )
 from quantflow.backtest._slot_step import Account, Bar, slot_step
 
-__all__ = ["new_sums", "rests", "slots_engine", "workspace"]
+__all__ = ["NO_CASH", "new_sums", "rests", "slots_engine", "workspace"]
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.uint8]
@@ -43,7 +43,7 @@ Integers = npt.NDArray[np.int64]
 FILL_PRICE, CLOSE, OPEN, HIGH, LOW, VOLUME, SPLIT, DIVIDEND = range(8)
 
 # Cash below this part of equity cannot lead to an order: see NO_TRADE.
-_NO_CASH = 1e-15
+NO_CASH = 1e-15
 # Equity above this many times the cash: no order comes from it and no loss uses it up, wherever the open is.
 _FAR_FROM_CASH = 1e14
 
@@ -68,7 +68,7 @@ def slots_engine(general: bool) -> Callable[..., None]:
     """
     from quantflow.signals._cache import compile_cached
 
-    compiled: Callable[..., None] = compile_cached(_loop(general), _SIGNATURE)
+    compiled: Callable[..., None] = compile_cached(_loop(general), _SIGNATURE, inline=True)
     return compiled
 
 
@@ -116,7 +116,7 @@ def rests(
     if target != traded or shares < 0.0:
         return False
     flat = target == 0.0 and shares == 0.0
-    if not (on_change or flat or (target == 1.0 and abs(cash) <= _NO_CASH * equity)):
+    if not (on_change or flat or (target == 1.0 and abs(cash) <= NO_CASH * equity)):
         return False
     floor = abs(cash) * _FAR_FROM_CASH if shares > 0.0 and (not on_change or cash < 0.0) else 0.0
     return cash + shares * lowest > floor

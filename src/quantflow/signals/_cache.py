@@ -26,7 +26,7 @@ from quantflow.signals import _reach
 
 __all__ = ["cache_directory", "compile_cached"]
 
-_MAGIC = b"QFCODE02"
+_MAGIC = b"QFCODE03"
 _HEADER_BYTES = len(_MAGIC) + 32
 _LARGEST_BYTES = 256 * 2**20
 _OLDEST_S = 90 * 86_400.0
@@ -42,7 +42,9 @@ def cache_directory() -> Path:
     return base / "quantflow" / "compiled"
 
 
-def compile_cached(function: Callable[..., Any], signature: str, *, owner: str | None = None) -> Any:
+def compile_cached(
+    function: Callable[..., Any], signature: str, *, owner: str | None = None, inline: bool = False
+) -> Any:
     """Return ``function`` compiled for one signature, from disk where it was compiled before.
 
     Parameters
@@ -56,6 +58,8 @@ def compile_cached(function: Callable[..., Any], signature: str, *, owner: str |
         other types raise TypeError.
     owner
         What the function belongs to, for error messages; its name by default.
+    inline
+        Copy every function that is reached into its caller; see :func:`quantflow.signals._reach.jit`.
 
     Returns
     -------
@@ -81,13 +85,13 @@ def compile_cached(function: Callable[..., Any], signature: str, *, owner: str |
         return function
     with _reach.COMPILER_LOCK:
         identity = _reach.identify(function)
-        key = hashlib.sha256(f"{identity.digest}\n{signature}\n{_environment()}".encode()).hexdigest()
+        key = hashlib.sha256(f"{identity.digest}\n{signature}\n{inline}\n{_environment()}".encode()).hexdigest()
         shared = not identity.unread
         if shared and key in _loaded:
             return _loaded[key]
         entry = cache_directory() / f"{key}.bin"
         loaded = _load(function, entry) if shared else None
-        compiled = loaded or _compile(owner or function.__name__, function, signature)
+        compiled = loaded or _compile(owner or function.__name__, function, signature, inline)
         compiled.disable_compile()
         if shared:
             _loaded[key] = compiled
@@ -109,16 +113,16 @@ def _environment() -> str:
     return "\n".join(map(repr, [_MAGIC, versions, np.__version__, target.codegen().magic_tuple(), settings]))
 
 
-def _compile(owner: str, function: types.FunctionType, signature: str) -> Any:
+def _compile(owner: str, function: types.FunctionType, signature: str, inline: bool) -> Any:
     from numba.core.errors import NumbaError
 
     # Where numbers come out and nothing is allocated, references need no counting: try without first.
     if "[" not in signature.split("(")[0]:
-        dispatcher = _reach.jit(function, counted=False)
+        dispatcher = _reach.jit(function, counted=False, inline=inline)
         with contextlib.suppress(NumbaError):
             dispatcher.compile(signature)
             return dispatcher
-    dispatcher = _reach.jit(function)
+    dispatcher = _reach.jit(function, inline=inline)
     try:
         dispatcher.compile(signature)
     except NumbaError as exc:
@@ -132,7 +136,7 @@ def _compile(owner: str, function: types.FunctionType, signature: str) -> Any:
 
 def _shortened(exc: Exception) -> str:
     # Compiled functions carry their identity in their names; a reader knows them without.
-    text = re.sub(r"__[0-9a-f]{20}u?\b", "", str(exc))
+    text = re.sub(r"__[0-9a-f]{20}u?i?\b", "", str(exc))
     lines = [line for line in text.splitlines() if line.strip() and "numba.readthedocs" not in line]
     return "\n".join(lines[:20])
 

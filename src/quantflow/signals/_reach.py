@@ -33,7 +33,7 @@ _SCOPE_NAME = "quantflow.signals"
 #: Their functions are named, not read: the cache's key has their versions.
 _VERSIONED = ("math", "builtins", "numpy", "numba", "llvmlite", "operator", "cmath")
 
-_dispatchers: WeakKeyDictionary[types.FunctionType, dict[bool, tuple[str, Any]]] = WeakKeyDictionary()
+_dispatchers: WeakKeyDictionary[types.FunctionType, dict[tuple[bool, bool], tuple[str, Any]]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -98,7 +98,7 @@ def plain_function(value: Any) -> types.FunctionType | None:
     return None
 
 
-def jit(function: types.FunctionType, *, counted: bool = True) -> Any:
+def jit(function: types.FunctionType, *, counted: bool = True, inline: bool = False) -> Any:
     """Return a new, lazy numba function for ``function``; every plain function that it reaches is compiled along.
 
     No fastmath and Python's error model: a division by zero raises in all three lives. User
@@ -110,6 +110,9 @@ def jit(function: types.FunctionType, *, counted: bool = True) -> Any:
         False leaves out the counting of references to arrays, which takes half the time of an
         indicator. It fails to compile where something is allocated, and must not be used for
         functions that return arrays.
+    inline
+        True copies every function into its caller. It suits engines, whose small functions hand
+        each other tens of numbers, which would travel through memory; indicators gain little.
 
     Raises
     ------
@@ -117,10 +120,12 @@ def jit(function: types.FunctionType, *, counted: bool = True) -> Any:
         A function calls itself, directly or through others.
     """
     with COMPILER_LOCK:
-        return _jit(function, identify(function).digest, (), counted, called_from_python=True)
+        return _jit(function, identify(function).digest, (), counted, inline, called_from_python=True)
 
 
-def _jit_callee(function: types.FunctionType, callers: tuple[types.FunctionType, ...], counted: bool) -> Any:
+def _jit_callee(
+    function: types.FunctionType, callers: tuple[types.FunctionType, ...], counted: bool, inline: bool
+) -> Any:
     """Return the function compiled once for all its callers."""
     if function in callers:
         raise SignalError(f"{function.__name__} calls itself, directly or through others: signals cannot recurse")
@@ -128,10 +133,10 @@ def _jit_callee(function: types.FunctionType, callers: tuple[types.FunctionType,
     # numba freezes globals when it compiles, so a function whose constants changed is compiled anew.
     digest = identify(function).digest
     variants = _dispatchers.setdefault(function, {})
-    known_digest, known = variants.get(counted, ("", None))
+    known_digest, known = variants.get((counted, inline), ("", None))
     if known_digest != digest:
-        known = _jit(function, digest, callers, counted, called_from_python=False)
-        variants[counted] = digest, known
+        known = _jit(function, digest, callers, counted, inline, called_from_python=False)
+        variants[counted, inline] = digest, known
     return known
 
 
@@ -140,6 +145,7 @@ def _jit(
     digest: str,
     callers: tuple[types.FunctionType, ...],
     counted: bool,
+    inline: bool,
     *,
     called_from_python: bool,
 ) -> Any:
@@ -149,19 +155,19 @@ def _jit(
 
     def compiled(value: Any) -> Any:
         plain = plain_function(value)
-        return value if plain is None else _jit_callee(plain, below, counted)
+        return value if plain is None else _jit_callee(plain, below, counted, inline)
 
     scope = {"__builtins__": function.__globals__.get("__builtins__"), "__name__": _SCOPE_NAME}
     scope |= {name: compiled(value) for name, value in _global_values(function)}
     cells = tuple(types.CellType(compiled(cell.cell_contents)) for cell in function.__closure__ or ())
     # The name becomes the linker's symbol: equal symbols must mean equal code, in every process.
-    name = f"{function.__name__}__{digest[:20]}{'' if counted else 'u'}"
+    name = f"{function.__name__}__{digest[:20]}{'' if counted else 'u'}{'i' if inline else ''}"
     rebuilt = types.FunctionType(function.__code__, scope, name, _plain_defaults(function), cells)
     rebuilt.__qualname__ = name
     options: dict[str, Any] = {"boundscheck": not _ours(function), "nogil": True}
     options |= {"_nrt": counted and not _allocates_nothing(function)}
     if not called_from_python:  # a quarter of the time that compiling takes
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": inline}
     return numba.njit(**options)(rebuilt)
 
 
@@ -170,13 +176,13 @@ def _ours(function: types.FunctionType) -> bool:
 
 
 def _allocates_nothing(function: types.FunctionType) -> bool:
-    """Return whether it is the library's indicator or part of one, which need no counting wherever they are used."""
-    return (function.__module__ or "").startswith("quantflow.signals.indicators")
+    """Return whether it is one of the library's that need no counting wherever they are used."""
+    return (function.__module__ or "").startswith(("quantflow.signals.indicators", "quantflow.signals.weights"))
 
 
 def _allocates(function: types.FunctionType) -> bool:
     """Return whether it is one of the library's that make arrays of their own, which a caller never sees."""
-    return function.__module__ == "quantflow.signals.weights"
+    return function.__module__ == "quantflow.signals._ranks"
 
 
 def _plain_defaults(function: types.FunctionType) -> tuple[Any, ...] | None:

@@ -23,6 +23,8 @@ from quantflow.backtest._brief import NOT_MEASURED
 from quantflow.errors import InvalidBarsError, MissingColumnError, SignalError, UnknownSessionError
 from quantflow.testing.signals import bars_of, random_walk, trend
 
+pytestmark = pytest.mark.slow  # as a module
+
 SYMBOLS = ("A", "B", "C")
 BARS = 150
 

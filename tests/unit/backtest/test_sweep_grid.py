@@ -71,6 +71,7 @@ def test_an_option_may_have_none_beside_numbers() -> None:
         ({"short": [0]}, "'short' is 0; allowed: true or false"),
         ({"fee_bps": [[1.0]]}, r"'fee_bps' has the value \[1.0\]; a grid takes numbers"),
         ({"fast": [0], "slow": [0]}, "'fast' is 0.*'slow' is 0"),
+        ([{"fast": 1}], "grid of cross is a list; allowed: values by name"),
     ],
 )
 def test_what_is_not_a_grid_is_named(values: dict[str, Any], message: str) -> None:

@@ -17,6 +17,8 @@ from quantflow.notebooks.code import load_reference
 from quantflow.signals import column_signal, estimator_signal, memory, param, signal, sma
 from quantflow.testing.signals import bars_of, trend
 
+pytestmark = pytest.mark.slow  # as a module
+
 PIPELINES = Path(__file__).resolve().parents[3] / "pipelines"
 COSTS = {"fee_bps": 2.0, "slippage_bps": 1.0, "initial_cash": 1e6}
 

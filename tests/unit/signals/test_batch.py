@@ -15,6 +15,8 @@ from quantflow.signals._fill import start_slot
 from quantflow.signals._starts import pack_starts
 from quantflow.testing.signals import every_indicator, price_paths, random_walk, trend
 
+pytestmark = pytest.mark.slow  # as a module
+
 
 def columns_of(closes):
     return {"close": closes, "high": closes * 1.01, "low": closes * 0.99, "volume": closes * 10.0, "open": closes}

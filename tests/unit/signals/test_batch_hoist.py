@@ -11,6 +11,8 @@ from quantflow.signals import atr, bollinger, ema, indicator, macd, memory, mome
 from quantflow.signals._hoist import hoist
 from quantflow.testing.signals import every_indicator, random_walk, trend
 
+pytestmark = pytest.mark.slow  # as a module
+
 COLUMNS = ("high", "low", "close")
 
 

@@ -14,6 +14,8 @@ from quantflow.signals import _cache, signal
 from quantflow.signals._cache import cache_directory, compile_cached
 from quantflow.signals._reach import fingerprint, identify
 
+pytestmark = pytest.mark.slow  # as a module
+
 INDICATOR = """
 import math
 import numpy as np

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantflow.signals import cross_sectional, param
-from quantflow.signals import weights as weights_module
+from quantflow.signals import _ranks, cross_sectional, param
 from quantflow.signals.weights import (
     best_weights,
     long_short,
@@ -139,7 +138,7 @@ def test_large_universes_are_sorted_to_the_same_weights(helper, monkeypatch):
     scores[::7] = NAN
     present = np.arange(60) % 11 != 3
     compared = in_place(helper, scores, present)
-    monkeypatch.setattr(weights_module, "_SORTED_ABOVE", 10)
+    monkeypatch.setattr(_ranks, "_SORTED_ABOVE", 10)
     assert in_place(helper, scores, present).tobytes() == compared.tobytes()
 
 

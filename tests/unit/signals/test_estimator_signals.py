@@ -33,6 +33,8 @@ from quantflow.signals import (
 from quantflow.signals._walk import Fits, Schedule
 from quantflow.testing.signals import bars_of, random_walk
 
+pytestmark = pytest.mark.slow  # as a module
+
 
 @signal(columns=("close",))
 def moved(bar, change=momentum.over("lookback"), lookback=param(4, low=1, high=100, doc="bars")):

@@ -39,6 +39,8 @@ from quantflow.signals import (
 )
 from quantflow.testing.indicators import Case, moves
 
+pytestmark = pytest.mark.slow  # as a module
+
 properties = settings(max_examples=60)
 windows = st.integers(2, 12)
 spans = st.integers(1, 12)
