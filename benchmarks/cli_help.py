@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from benchmarks._common import report
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -27,8 +28,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     pairs = [(seconds("quantflow"), seconds("papermill")) for _ in range(rounds)]
     ours, peer = (min(column) for column in zip(*pairs, strict=True))
-    figures = {"name": "cli_help", "ours": round(ours, 4), "peer": round(peer, 4)}
-    print(json.dumps({**figures, "ratio": round(peer / ours, 3), "unit": "s"}))
+    report("cli_help", ours=ours, peer=peer, peer_is="papermill --help", unit="s", n=rounds)
 
 
 if __name__ == "__main__":

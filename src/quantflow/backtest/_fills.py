@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 __all__ = [
     "LIMITED_BELOW",
     "NO_STOP",
@@ -127,9 +129,8 @@ def off_target(weight: float, equity: float, reference: float, shares: float) ->
 
 def wanted(weight: float, equity: float, reference: float, shares: float, lot: float) -> float:
     """Return the order that leads from ``shares`` to a weight of equity; a weight of 0 closes all."""
-    if weight == 0.0:
-        return -shares
-    return whole_lots(weight * equity / reference, lot) - shares
+    # np.divide has no check for zero, which would keep the processor from working on several symbols at once.
+    return whole_lots(np.divide(weight * equity, reference), lot) - shares
 
 
 def smallest_order(weight: float, equity: float, min_order: float) -> float:
@@ -142,11 +143,9 @@ def smallest_order(weight: float, equity: float, min_order: float) -> float:
 
 def increase_of(shares: float, order: float) -> float:
     """Return the part of an order that takes the position away from zero."""
-    if shares * order >= 0.0:
-        return order
-    if abs(order) <= abs(shares):
-        return 0.0
-    return shares + order
+    after = shares + order
+    beyond = 0.0 if abs(order) <= abs(shares) else after
+    return order if shares * order >= 0.0 else beyond
 
 
 def margin_share(equity: float, leverage: float, kept: float, increase: float) -> float:

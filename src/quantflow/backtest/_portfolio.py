@@ -67,8 +67,10 @@ HELD = 10
 PATH_EQUITY, PATH_GROSS, PATH_NET, PATH_CASH, PATH_TURNOVER, PATH_COST = range(6)
 PATH = 6
 
-# What is true of each symbol now, a row each: reference price, volume, order, its reason, whether it trades.
-NOW = 5
+# What is true of each symbol now, a row each: its reference price, volume, order and the order's reason, whether it
+# trades, whether its target may be traded; LISTED has the numbers of the symbols with orders.
+REFERENCE, QUANTITY, WANTED, WHY, TRADABLE, READY, LISTED = range(7)
+NOW = 7
 
 _SIGNATURE = (
     "int64(float64[:,:,::1], uint8[:,::1], float64[:,::1], uint8[::1], float64[::1], float64[::1], float64[::1], "
@@ -88,16 +90,18 @@ def portfolio_engine(general: bool) -> Callable[..., int]:
     """
     from quantflow.signals._cache import compile_cached
 
-    compiled: Callable[..., int] = compile_cached(_loop(general), _SIGNATURE)
+    compiled: Callable[..., int] = compile_cached(_loop(general), _SIGNATURE, inline=True)
     return compiled
 
 
 def _decide(held: Floats, targets: Floats, row: int, tag: float) -> None:
+    # Here and below both numbers are at hand before one is chosen: the processor then need not guess which way a
+    # jump goes, which costs more than the work of an order, and takes several symbols at once.
     for symbol in range(targets.shape[1]):
         decided = targets[row, symbol]
-        if decided == decided:
-            held[TARGET, symbol] = decided
-            held[DECIDED, symbol] = tag
+        some = decided == decided
+        held[TARGET, symbol] = decided if some else held[TARGET, symbol]
+        held[DECIDED, symbol] = tag if some else held[DECIDED, symbol]
 
 
 def _act(held: Floats, account: Floats, prices: Floats, row: int, counts: Counts) -> Counts:
@@ -133,9 +137,9 @@ def _quote(
         if general:
             volume[symbol] = prices[VOLUME, row, symbol]
             here = here and (volume[symbol] > 0.0 or rules.impact == 0.0)
+            if held[BLOCKED, symbol] * held[TARGET, symbol] <= 0.0:
+                held[BLOCKED, symbol] = 0.0
         tradable[symbol] = 1.0 if here else 0.0
-        if held[BLOCKED, symbol] * held[TARGET, symbol] <= 0.0:
-            held[BLOCKED, symbol] = 0.0
 
 
 def _stop_out(
@@ -182,109 +186,113 @@ def _mark(held: Floats, account: Floats, price: Floats) -> float:
     return float(account[CASH] + total)
 
 
-def _want(
-    held: Floats, tradable: Floats, reference: Floats, equity: float, rules: Rules, order: Floats, reason: Floats
-) -> bool:
-    """Fill in the orders that lead to the targets; return whether there are any."""
-    some = False
+def _want(held: Floats, now: Floats, equity: float, rules: Rules) -> None:
+    """Fill in the orders that lead to the targets, 0.0 for none.
+
+    Several short loops: one that read and wrote all of these rows would take one symbol at a time.
+    """
     for symbol in range(held.shape[1]):
-        order[symbol] = 0.0
-        if held[PENDING, symbol] == 0.0 or tradable[symbol] == 0.0:
-            continue
-        held[PENDING, symbol] = 0.0
-        weight, shares = held[TARGET, symbol], held[SHARES, symbol]
-        changed = weight != held[TRADED, symbol]
-        if held[BLOCKED, symbol] != 0.0 or not (changed or rules.on_change == 0.0):
-            continue
-        held[TRADED, symbol] = weight
-        if off_target(weight, equity, reference[symbol], shares):
-            order[symbol] = wanted(weight, equity, reference[symbol], shares, rules.lot)
-            reason[symbol] = SIGNAL if changed else REBALANCE
-            some = True
-    return some
+        here = now[TRADABLE, symbol] != 0.0
+        ready = here & (held[PENDING, symbol] != 0.0) & (held[BLOCKED, symbol] == 0.0)
+        now[READY, symbol] = 1.0 if ready else 0.0
+        held[PENDING, symbol] = 0.0 if here else held[PENDING, symbol]
+    for symbol in range(held.shape[1]):
+        weight, shares, price = held[TARGET, symbol], held[SHARES, symbol], now[REFERENCE, symbol]
+        changed = (weight != held[TRADED, symbol]) | (rules.on_change == 0.0)
+        some = (now[READY, symbol] != 0.0) & changed & off_target(weight, equity, price, shares)
+        order = wanted(weight, equity, price, shares, rules.lot)
+        now[WANTED, symbol] = order if some else 0.0
+    for symbol in range(held.shape[1]):
+        now[WHY, symbol] = SIGNAL if held[TARGET, symbol] != held[TRADED, symbol] else REBALANCE
+    for symbol in range(held.shape[1]):
+        held[TRADED, symbol] = held[TARGET, symbol] if now[READY, symbol] != 0.0 else held[TRADED, symbol]
 
 
-def _allow(
-    held: Floats, account: Floats, order: Floats, reference: Floats, volume: Floats, equity: float, rules: Rules
-) -> tuple[float, float]:
-    """Return which parts of increases margin and cash allow: (of all, further of purchases)."""
-    kept, increases = 0.0, 0.0
-    for symbol in range(len(order)):
-        shares = held[SHARES, symbol]
-        increase = increase_of(shares, order[symbol])
-        kept += abs(shares + order[symbol] - increase) * reference[symbol]
-        increases += abs(increase) * reference[symbol]
-    margin = margin_share(equity, rules.leverage, kept, increases)
+def _list(held: Floats, now: Floats, equity: float, rules: Rules) -> tuple[int, int, float]:
+    """List the symbols with orders, sales from the front, purchases from the back.
+
+    Returns how many sales and purchases there are and which part of all increases margin allows.
+    """
+    sales, purchases, kept, increases = 0, 0, 0.0, 0.0
+    last = held.shape[1] - 1
+    for symbol in range(held.shape[1]):
+        shares, order, price = held[SHARES, symbol], now[WANTED, symbol], now[REFERENCE, symbol]
+        increase = increase_of(shares, order)
+        kept += abs(shares + order - increase) * price
+        increases += abs(increase) * price
+        # Both ends are written in any case; a place that its count does not pass is written again.
+        now[LISTED, sales] = symbol
+        now[LISTED, last - purchases] = symbol
+        sales += 1 if order < 0.0 else 0
+        purchases += 1 if order > 0.0 else 0
+    return sales, purchases, margin_share(equity, rules.leverage, kept, increases)
+
+
+def _listed(now: Floats, place: int, sales: int) -> int:
+    """Return the symbol of an order: sales first, then purchases, each in the order of symbols."""
+    return int(now[LISTED, place if place < sales else now.shape[1] - 1 - (place - sales)])
+
+
+def _affordable(
+    held: Floats, account: Floats, now: Floats, sales: int, purchases: int, margin: float, equity: float, rules: Rules
+) -> float:
+    """Return which part of the purchases that margin allows can be paid."""
     available, need = account[CASH] + (rules.leverage - 1.0) * equity, 0.0
-    for symbol in range(len(order)):
-        if order[symbol] != 0.0:
-            side = 1.0 if order[symbol] > 0.0 else -1.0
-            price = executed_price(reference[symbol], side, abs(order[symbol]), volume[symbol], rules)
-            unit = price * (1.0 + side * rules.fee)
-            increase = increase_of(held[SHARES, symbol], order[symbol])
-            available -= rules.fee_fixed + (order[symbol] - increase) * unit
-            if side > 0.0:
-                need += increase * margin * unit
-            else:
-                available -= increase * margin * unit
-    return margin, cash_share(available, need)
+    for place in range(sales + purchases):
+        symbol, side = _listed(now, place, sales), -1.0 if place < sales else 1.0
+        order = now[WANTED, symbol]
+        price = executed_price(now[REFERENCE, symbol], side, abs(order), now[QUANTITY, symbol], rules)
+        unit = price * (1.0 + side * rules.fee)
+        increase = increase_of(held[SHARES, symbol], order)
+        available -= rules.fee_fixed + (order - increase) * unit
+        if place < sales:
+            available -= increase * margin * unit
+        else:
+            need += increase * margin * unit
+    return cash_share(available, need)
 
 
 def _trade(
     held: Floats,
     account: Floats,
     orders: Floats,
-    order: Floats,
-    reason: Floats,
-    reference: Floats,
-    volume: Floats,
+    now: Floats,
+    sales: int,
+    purchases: int,
+    margin: float,
     equity: float,
     rules: Rules,
     tag: float,
     counts: Counts,
 ) -> Counts:
     """Execute the orders as far as margin and cash allow, sales first; return the counts."""
-    margin, affordable = _allow(held, account, order, reference, volume, equity, rules)
-    for side in (-1.0, 1.0):
-        for symbol in range(len(order)):
-            if order[symbol] * side <= 0.0:
-                continue
-            position = Position(
-                held[SHARES, symbol], held[ENTRY, symbol], held[BEST, symbol], held[OPEN_PROFIT, symbol]
-            )
-            increase = increase_of(position.shares, order[symbol])
-            size = abs(increase) * margin
-            if side > 0.0:
-                size *= affordable
-            if size < abs(increase):
-                size = whole_lots(size, rules.lot)
-            final = order[symbol] - increase + side * size
-            if abs(final) * reference[symbol] <= smallest_order(held[TARGET, symbol], equity, rules.min_order):
-                continue
-            limited_by = 0
-            if abs(final) < abs(order[symbol]) * LIMITED_BELOW:
-                limited_by = BY_CASH if side > 0.0 and rules.leverage == 1.0 else BY_MARGIN
-                counts = added(counts, 0.0, 0.0, 0.0, 1.0)
-            flow, position, counts, price, fee = settle(
-                final, reference[symbol], equity, volume[symbol], position, counts, rules
-            )
-            account[CASH] += flow
-            held[SHARES, symbol], held[ENTRY, symbol] = position.shares, position.entry
-            held[BEST, symbol], held[OPEN_PROFIT, symbol] = position.best, position.open_profit
-            if orders.shape[0] > 0:
-                log_order(
-                    orders,
-                    account,
-                    tag,
-                    symbol,
-                    final,
-                    price,
-                    reference[symbol],
-                    fee,
-                    reason[symbol],
-                    limited_by,
-                    held[DECIDED, symbol],
-                )
+    affordable = _affordable(held, account, now, sales, purchases, margin, equity, rules)
+    for place in range(sales + purchases):
+        selling, symbol = place < sales, _listed(now, place, sales)
+        order, reference = now[WANTED, symbol], now[REFERENCE, symbol]
+        position = Position(held[SHARES, symbol], held[ENTRY, symbol], held[BEST, symbol], held[OPEN_PROFIT, symbol])
+        increase = increase_of(position.shares, order)
+        size = abs(increase) * margin
+        if not selling:
+            size *= affordable
+        if size < abs(increase):
+            size = whole_lots(size, rules.lot)
+        final = order - increase + (-size if selling else size)
+        if abs(final) * reference <= smallest_order(held[TARGET, symbol], equity, rules.min_order):
+            continue
+        limited_by = 0
+        if abs(final) < abs(order) * LIMITED_BELOW:
+            limited_by = BY_MARGIN if selling or rules.leverage != 1.0 else BY_CASH
+            counts = added(counts, 0.0, 0.0, 0.0, 1.0)
+        flow, position, counts, price, fee = settle(
+            final, reference, equity, now[QUANTITY, symbol], position, counts, rules
+        )
+        account[CASH] += flow
+        held[SHARES, symbol], held[ENTRY, symbol] = position.shares, position.entry
+        held[BEST, symbol], held[OPEN_PROFIT, symbol] = position.best, position.open_profit
+        if orders.shape[0] > 0:
+            why, decided = now[WHY, symbol], held[DECIDED, symbol]
+            log_order(orders, account, tag, symbol, final, price, reference, fee, why, limited_by, decided)
     return counts
 
 
@@ -326,6 +334,12 @@ def _close(
     return gross, net, counts
 
 
+def _copy(source: Floats, into: Floats) -> None:
+    # Assigning a slice makes an array on the way, and what allocates must count references everywhere.
+    for symbol in range(len(source)):
+        into[symbol] = source[symbol]
+
+
 def _loop(general: bool) -> Callable[..., Any]:
     def run_bars(
         prices: Floats,
@@ -348,7 +362,7 @@ def _loop(general: bool) -> Callable[..., Any]:
         rules = read_rules(options)
         at_open = rules.at_open != 0.0
         counts = read_counts(sums, 0)
-        reference, volume, order, reason, tradable = now[0], now[1], now[2], now[3], now[4]
+        reference, volume, tradable = now[REFERENCE], now[QUANTITY], now[TRADABLE]
         volume[:] = 1.0
         done = last
         for row in range(first, last):
@@ -372,9 +386,11 @@ def _loop(general: bool) -> Callable[..., Any]:
                 equity = _mark(held, account, reference)
                 alive = equity > 0.0
                 if alive:
-                    if _want(held, tradable, reference, equity, rules, order, reason):
+                    _want(held, now, equity, rules)
+                    sales, purchases, margin = _list(held, now, equity, rules)
+                    if sales + purchases > 0:
                         counts = _trade(
-                            held, account, orders, order, reason, reference, volume, equity, rules, tag, counts
+                            held, account, orders, now, sales, purchases, margin, equity, rules, tag, counts
                         )
                     if general and at_open:
                         counts = _stop_out(
@@ -383,7 +399,7 @@ def _loop(general: bool) -> Callable[..., Any]:
                     gross, net, counts = _close(held, account, prices, present, row, rules, general, counts)
                     alive = account[EQUITY] > 0.0
                     if not alive:
-                        reference[:] = held[LAST]
+                        _copy(held[LAST], reference)
                 if not alive:
                     counts = _lose_all(held, account, orders, reference, tag, row, counts)
                     sums[0, RUINED_ROW] = row
@@ -395,7 +411,7 @@ def _loop(general: bool) -> Callable[..., Any]:
                 path[PATH_GROSS, row], path[PATH_NET, row] = gross, net
                 path[PATH_TURNOVER, row], path[PATH_COST, row] = counts.turnover - turnover, counts.cost - cost
             if positions.shape[0] > 0:
-                positions[row] = held[SHARES]
+                _copy(held[SHARES], positions[row])
         write_counts(counts, sums, 0)
         return done
 

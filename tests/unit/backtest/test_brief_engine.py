@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quantflow.backtest import RAW_METRICS, SUMMARY_METRICS, Execution, Market, run_slots, sweep
 from quantflow.backtest._brief import NOT_MEASURED
-from quantflow.backtest._from_raw import DETAILED_METRICS
+from quantflow.backtest._from_raw import DETAILED_METRICS, metrics_from_raw
 from quantflow.backtest._market import _even_places, _places
 from quantflow.testing.signals import bars_of, random_walk, trend
 
@@ -54,6 +54,19 @@ def test_what_is_measured_is_the_same(targets, fill, rebalance, fee_bps, leverag
     brief = run_slots(targets, market, 0, execution, start=start, brief=True)
     np.testing.assert_allclose(brief[:, MEASURED], full[:, MEASURED], rtol=1e-12, atol=1e-12)
     assert np.isnan(brief[:, [RAW_METRICS.index(name) for name in NOT_MEASURED]]).all()
+
+
+@pytest.mark.parametrize("growth", [0.01, 0.0])
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_both_see_alike_whether_returns_vary(growth, target):
+    steady = 100.0 * (1.0 + growth) ** np.arange(60)
+    execution = Execution(fill="same_close", rebalance="on_change", initial_cash=1e4)
+    market = Market.of(bars_of({"A": steady}, open={"A": steady}), execution)
+    figures = []
+    for brief in (True, False):
+        sums = run_slots(np.full((1, 60), target), market, 0, execution, brief=brief)
+        figures.append(metrics_from_raw(sums, ["sharpe_ratio"], periods_per_year=252.0, risk_free_rate=0.0))
+    np.testing.assert_allclose(figures[0]["sharpe_ratio"], figures[1]["sharpe_ratio"], rtol=1e-9)
 
 
 def test_what_needs_more_than_the_plain_engine_is_measured_in_full():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantflow.signals import _ranks, cross_sectional, param
+from quantflow.signals import weights as weights_module
 from quantflow.signals.weights import (
     best_weights,
     long_short,
@@ -130,6 +131,25 @@ def test_best_weights_are_long_only_apart_from_what_is_held(given_, fraction):
     assert (weights[present] >= 0.0).all()
     assert weights[present].sum() <= 1.0 + 1e-9
     assert weights[~present].tolist() == scores[~present].tolist()
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e300, math.inf])
+@pytest.mark.parametrize("symbols", [1, 2, 7, 50, 200])
+def test_a_cut_between_scores_picks_the_same_as_their_places(symbols, spread, monkeypatch):
+    generator = np.random.default_rng(symbols)
+    for _ in range(20):
+        scores = generator.standard_t(2, symbols)
+        scores[generator.random(symbols) < 0.1] *= spread
+        scores[generator.random(symbols) < 0.1] = generator.choice([NAN, 0.5, -0.5])
+        present = generator.random(symbols) < generator.choice([0.8, 1.0])
+        fraction = generator.uniform(0.01, 0.5)
+        for helper in (long_short, best_weights):
+            with np.errstate(over="ignore", invalid="ignore"):
+                cut = in_place(helper, np.where(present, scores, 0.01), present, fraction)
+            with monkeypatch.context() as patched:
+                patched.setattr(weights_module, "_MOST_CUTS", 0)
+                ranked = in_place(helper, np.where(present, scores, 0.01), present, fraction)
+            assert cut.tobytes() == ranked.tobytes()
 
 
 @pytest.mark.parametrize("helper", [long_short, rank_weights, best_weights])
