@@ -196,8 +196,8 @@ def make_grid(
     """
     if not isinstance(grid, Mapping):
         raise ParameterError(
-            f'grid of {owner} is a {type(grid).__name__}; allowed: values by name, {{"window": [10, 20]}}; where= leaves '
-            "out combinations"
+            f'grid of {owner} is a {type(grid).__name__}; allowed: values by name, {{"window": [10, 20]}}; '
+            "where= leaves out combinations"
         )
     axes: list[Axis] = []
     problems: list[str] = []

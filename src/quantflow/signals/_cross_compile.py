@@ -30,7 +30,8 @@ _CONVERSIONS = {"bool": "values[{}] != 0.0", "int": "int(values[{}])", "float": 
 RETURNED_A_VALUE = -2
 
 # The state: timestamps seen; a number a symbol of bars seen, of timestamps absent in a row,
-# and of the target; then the slots, `offsets` saying where each begins.
+# and of the target; then the slots, `offsets` saying where each begins. Choices instead of branches
+# let LLVM do several symbols at once.
 _LOOP = """\
 def run(state, columns, present, values, offsets, hold, warm_up, shared_warm_up, weights):
     symbols = present.shape[1]
@@ -42,27 +43,33 @@ def run(state, columns, present, values, offsets, hold, warm_up, shared_warm_up,
         here = present[row]
         current = weights[row]
         for symbol in range(symbols):
-            if here[symbol]:
-                absent[symbol] = 0.0
-            else:
-                absent[symbol] += 1.0
-                if absent[symbol] > hold:
-                    target[symbol] = 0.0
-            current[symbol] = target[symbol]
+            gap = absent[symbol] + 1.0
+            gap = 0.0 if here[symbol] else gap
+            absent[symbol] = gap
+            held = target[symbol]
+            held = 0.0 if gap > hold else held
+            target[symbol] = held
+            current[symbol] = held
         timestamps = state[0]
         state[0] = timestamps + 1.0
         if decide({call}) is not None:
             return -2
+        everyone_waits = timestamps < shared_warm_up
+        finite = True
         for symbol in range(symbols):
-            if not here[symbol]:
-                current[symbol] = target[symbol]
-                continue
-            if seen[symbol] < warm_up or timestamps < shared_warm_up:
-                current[symbol] = 0.0
-            elif not isfinite(current[symbol]):
-                return row * symbols + symbol
-            seen[symbol] += 1.0
-            target[symbol] = current[symbol]
+            bars = seen[symbol]
+            weight = current[symbol]
+            held = target[symbol]
+            weight = 0.0 if everyone_waits | (bars < warm_up) else weight
+            weight = weight if here[symbol] else held
+            seen[symbol] = bars + (1.0 if here[symbol] else 0.0)
+            current[symbol] = weight
+            target[symbol] = weight
+            finite = finite & isfinite(weight)
+        if not finite:
+            for symbol in range(symbols):
+                if not isfinite(current[symbol]):
+                    return row * symbols + symbol
     return -1
 """
 
@@ -123,5 +130,6 @@ def build_loop(
     run: Callable[..., int] = scope["run"]
     if not compiled:
         return _raising(run)
-    loop: Callable[..., int] = compile_cached(run, _SIGNATURE, owner=f"signal {name!r}")
+    # Inlined: the ranking helpers hand views to each other at every timestamp.
+    loop: Callable[..., int] = compile_cached(run, _SIGNATURE, owner=f"signal {name!r}", inline=True)
     return loop
