@@ -3,8 +3,7 @@
 A mark such as ``browser`` stands for a part that a machine may lack. Tests of an absent part
 are deselected, never silently: the summary says which mark, how many tests, and how to get it.
 
-Under pytest-xdist with ``--dist loadgroup`` the tests that share one set of servers stay in one
-worker: those of the whole stack in one, those of a broker and a database alone in another.
+Under pytest-xdist the tests that share servers stay in one worker.
 """
 
 from __future__ import annotations
@@ -69,26 +68,26 @@ def missing_parts(marks: set[str]) -> dict[str, str]:
     return {mark: reason for mark, reason in reasons.items() if reason is not None}
 
 
-_SHARED = {"stack": "whole stack", "shared_parts": "broker and database"}
 _WORKER_KEY = "quantflow_parts"
 
 
-def _server_group(item: pytest.Item) -> str | None:
-    """Return which servers a test shares with others, or None if it needs none."""
-    fixtures = getattr(item, "fixturenames", ())
-    for fixture, group in _SHARED.items():
-        if fixture in fixtures:
-            return group
-    needs_servers = {"database_server", "kafka_bootstrap"} & set(fixtures) or item.get_closest_marker("stack")
-    return _SHARED["shared_parts"] if needs_servers else None
+# Tests below these paths start servers and share them through session fixtures.
+_ON_SERVERS = ("tests/stack/", "tests/browser/", "tests/conformance/test_transport")
 
 
-@pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")
-def group_by_servers(items: list[pytest.Item]) -> None:
-    """Name each test's group before xdist reads it."""
-    for item in items:
-        if group := _server_group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests on servers in one worker; the other takes the rest, file by file.
+
+    xdist's own ``loadgroup`` marks node ids in a way that pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServers(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "servers" if nodeid.startswith(_ON_SERVERS) else nodeid.split("::")[0]
+
+    return ByServers(config, log)
 
 
 @pytest.hookimpl(trylast=True)
